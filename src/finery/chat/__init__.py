@@ -1,0 +1,1 @@
+"""Conversations to tokens: read, validate, render with a loss mask, account, pack."""

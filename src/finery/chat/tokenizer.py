@@ -1,0 +1,87 @@
+"""The tokenizer of a model folder, proved against the file it was published as.
+
+`tokenizer.json` is the truth. `AutoTokenizer` may rebuild the pipeline from the class named
+in `tokenizer_config.json`; for Phi-3 as Microsoft publishes it (`LlamaTokenizer`,
+`legacy: false`) that replaces the normalizer and 15 of 47 public test vectors come out
+wrong. So the file is loaded as it stands and its ids are compared with the bare
+`tokenizers` library before anything is trained or served.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from finery.errors import FineryError
+from finery.files import read_json, write_json
+
+# Spaces, newlines, digits, accents, emoji, right-to-left and code: what normalizers and
+# pre-tokenizers treat differently. A special token in front is added per tokenizer.
+PROBE_TEXTS = (
+    "Hello world",
+    " Hello  World\n\n\tmore",
+    "It's 2026-11-20, 3.14 and 1,000,000!",
+    "naïve façade Führer Ωmega",
+    "🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated)",
+    "שלום мир 你好 ที่นี่",
+    "def f(x):\n    return x ** 2  # square",
+    "",
+)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`, giving the same ids as its `tokenizer.json` does alone.
+
+    Raises FineryError when there is no tokenizer, or when the ids differ.
+    """
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        _prove_ids(tokenizer, folder / "tokenizer.json")
+    elif any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    else:
+        raise FineryError(
+            f"{folder} holds no tokenizer. Copy tokenizer.json and tokenizer_config.json of the "
+            "base model into it."
+        )
+    return tokenizer
+
+
+def probe_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The strings on which ids are compared: plain ones, and ones behind special tokens."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return [
+        *PROBE_TEXTS,
+        *(f"{token}{text}" for token in special[:4] for text in ("Hello", "\nHello", " Hello")),
+    ]
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Ids of `text` with nothing added before or after."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokenizer so that transformers 4 and 5 both load the file as it stands."""
+    tokenizer.save_pretrained(folder)
+    config = read_json(folder / "tokenizer_config.json")
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for machine_local in ("is_local", "local_files_only", "backend"):
+        config.pop(machine_local, None)
+    write_json(folder / "tokenizer_config.json", config)
+
+
+def _prove_ids(tokenizer: PreTrainedTokenizerFast, published: Path) -> None:
+    from tokenizers import Tokenizer
+
+    raw = Tokenizer.from_file(str(published))
+    for text in probe_texts(tokenizer):
+        wanted = raw.encode(text, add_special_tokens=False).ids
+        got = plain_ids(tokenizer, text)
+        if got != wanted:
+            raise FineryError(
+                f"The tokenizer of {published.parent} gives {got} for {text!r}, but its own "
+                f"tokenizer.json gives {wanted}. A model trained this way would disagree with "
+                "every other server; restore the published tokenizer files."
+            )

@@ -1,0 +1,1 @@
+"""A base model: find, load, attach LoRA, merge, save."""

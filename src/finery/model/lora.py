@@ -1,0 +1,126 @@
+"""LoRA adapters: which layers carry one, how it is attached, how it is folded in.
+
+The adapter is PEFT's, in code and on disk (Hu et al. 2021; rsLoRA: Kalajdzievski 2023;
+DoRA: Liu et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finery.errors import FineryError
+
+_SPLIT = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# Every linear layer of a block, by model family. Families that are not listed take PEFT's
+# "all-linear", which is the same choice made by inspection.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "llama": _SPLIT,
+    "mistral": _SPLIT,
+    "qwen2": _SPLIT,
+    "qwen3": _SPLIT,
+    "gemma": _SPLIT,
+    "gemma2": _SPLIT,
+    "gemma3_text": _SPLIT,
+    "smollm3": _SPLIT,
+    "phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
+    "phi": ("q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
+    "gpt_neox": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
+}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The settings of an adapter."""
+
+    r: int
+    alpha: int
+    dropout: float
+    targets: str  # "auto", or module names separated by commas
+    rslora: bool
+    dora: bool
+
+
+def target_modules(model: PreTrainedModel, targets: str) -> list[str] | str:
+    """Names of the layers that carry the adapter; raises FineryError for names not in the model."""
+    if targets == "auto":
+        family = TARGETS.get(model.config.model_type)
+        return list(family) if family else "all-linear"
+    wanted = [name.strip() for name in targets.split(",") if name.strip()]
+    linear = {
+        name.rsplit(".", 1)[-1]: name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+    unknown = [name for name in wanted if name.rsplit(".", 1)[-1] not in linear]
+    if unknown or not wanted:
+        raise FineryError(
+            f"lora_target_modules names {', '.join(unknown) or 'nothing'}; this model has the "
+            f"linear layers {', '.join(sorted(linear))}."
+        )
+    return wanted
+
+
+def attach_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """`model` with a new adapter in float32, everything else frozen.
+
+    The start values come from torch's generator: seed it first.
+    """
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=target_modules(model, lora.targets),
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+    )
+    tuned = get_peft_model(model, config, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return tuned  # pyright: ignore[reportReturnType]
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """`model` with the adapter in `folder`, for answering or merging."""
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()  # pyright: ignore[reportReturnType]
+
+
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    """Every layer that carries an adapter, with its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
+
+
+def merged_weight(layer: LoraLayer) -> Tensor:
+    """The base weight with the adapter folded in, in float32: W + s B A.
+
+    For DoRA the sum is scaled row by row to the learned magnitude, m (W + s B A) / |W + s B A|
+    (Liu et al. 2024, eq. 5).
+    """
+    name = layer.active_adapters[0]
+    base = layer.get_base_layer().weight  # pyright: ignore[reportAttributeAccessIssue]
+    total = base.detach().float() + layer.get_delta_weight(name).detach().float()  # pyright: ignore[reportCallIssue]
+    if layer.use_dora.get(name):
+        magnitude = layer.lora_magnitude_vector[name].weight.detach().float()  # pyright: ignore[reportAttributeAccessIssue]
+        total *= (magnitude.flatten() / total.norm(dim=1)).unsqueeze(1)
+    return total
+
+
+@torch.no_grad()
+def merge(tuned: PeftModel) -> PreTrainedModel:
+    """The base model with the adapter folded into its weights, in place, PEFT taken off."""
+    for _, layer in lora_layers(tuned):
+        weight = layer.get_base_layer().weight  # pyright: ignore[reportAttributeAccessIssue]
+        weight.copy_(merged_weight(layer).to(weight.dtype))
+    return tuned.unload()  # pyright: ignore[reportCallIssue, reportReturnType]

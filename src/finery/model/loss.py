@@ -1,0 +1,131 @@
+"""Cross entropy of the next token, computed only where a token carries loss.
+
+The output layer of a small model is a third of its work and most of its memory. Here it
+runs in chunks over the hidden states that predict a loss token; the logits of one chunk are
+turned into their own gradient in place and never kept (the idea of Liger's fused linear
+cross entropy, Hsu et al. 2024, and of Cut Cross-Entropy, Wijmans et al. 2024).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finery.model.attention import document_mask
+from finery.model.batch import Batch
+
+CHUNK = 256  # hidden states per chunk: large enough for the GEMM, small enough for the cache
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Sum over tokens of -log softmax(W h + b)[target], and its gradients, in one pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> Tensor:
+        need_hidden, need_weight, need_bias, _ = ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None  # pyright: ignore[reportArgumentType]
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        low = weight.to(hidden.dtype)
+        for start in range(0, len(hidden), CHUNK):
+            part, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK]
+            logits = F.linear(part, low, None if bias is None else bias.to(hidden.dtype)).float()
+            log_sum = logits.logsumexp(dim=1, keepdim=True)
+            total += (log_sum.squeeze(1) - logits.gather(1, wanted[:, None]).squeeze(1)).sum()
+            if not (need_hidden or need_weight or need_bias):
+                continue
+            grad = logits.sub_(log_sum).exp_()  # softmax, in the memory of the logits
+            grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
+            thin = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(thin, low, out=grad_hidden[start : start + CHUNK])
+            if grad_weight is not None:
+                grad_weight += thin.T @ part
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+        ctx.grads = (grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        scale = grad_outputs[0]
+        grads = (
+            None if grad is None else (grad * scale).to(dtype)
+            for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
+        )
+        return (*grads, None)
+
+
+class LossModel(nn.Module):
+    """A causal language model that returns the summed loss of a batch.
+
+    Its one forward is what DDP and DeepSpeed wrap. `fused` computes the output layer in
+    chunks; otherwise the model's own head runs, at the loss tokens only.
+    """
+
+    def __init__(self, model: nn.Module, causal: PreTrainedModel, fused: bool) -> None:
+        super().__init__()
+        self.model = model  # with PEFT around it, or the causal model itself
+        self.fused = fused
+        self._causal = [causal]  # in a list: not a second registration of the same weights
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum of the losses over the batch's targets, float32, in nats."""
+        causal = self._causal[0]
+        common = {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": mask_of(batch),
+            "use_cache": False,
+        }
+        if not self.fused:
+            logits = causal(**common).logits.flatten(0, 1)[batch.positions]
+            return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
+        hidden = causal.base_model(**common).last_hidden_state
+        head = causal.get_output_embeddings()
+        chosen = hidden.flatten(0, 1)[batch.positions]
+        return _HeadLoss.apply(chosen, head.weight, getattr(head, "bias", None), batch.targets)  # pyright: ignore[reportReturnType]
+
+
+def mask_of(batch: Batch) -> Tensor | None:
+    """What goes in the model's attention_mask argument for this batch."""
+    return batch.attention_mask if batch.lengths is None else document_mask(batch.lengths)
+
+
+def has_plain_head(causal: PreTrainedModel) -> bool:
+    """Whether logits are just W h + b: no soft cap, no scale, no adapter on the head."""
+    head = causal.get_output_embeddings()
+    config = causal.config
+    caps = (getattr(config, "final_logit_softcapping", None), getattr(config, "logit_scale", None))
+    scaling = getattr(config, "logits_scaling", 1.0)
+    return type(head) is nn.Linear and not any(caps) and scaling in (None, 1, 1.0)
+
+
+def token_losses(model: LossModel, batch: Batch) -> Tensor:
+    """The loss of each target of `batch`, (N,) in nats; for evaluation, without gradients."""
+    causal = model._causal[0]
+    common = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": mask_of(batch),
+        "use_cache": False,
+    }
+    if not model.fused:
+        logits = causal(**common).logits.flatten(0, 1)[batch.positions]
+        return F.cross_entropy(logits.float(), batch.targets, reduction="none")
+    hidden = causal.base_model(**common).last_hidden_state.flatten(0, 1)[batch.positions]
+    head = causal.get_output_embeddings()
+    return torch.cat(
+        [
+            F.cross_entropy(head(part).float(), wanted, reduction="none")
+            for part, wanted in zip(hidden.split(CHUNK), batch.targets.split(CHUNK), strict=True)
+        ]
+    )
