@@ -68,6 +68,7 @@ def test_a_model_alone_is_reported_in_the_terminal(
     text = _run(kit / "model" / "stories15m-phi3", "--test", held_out, "--generations", "0")
     assert "loss, assistant tokens (4 rows)" in text
     assert "none were asked for" in text
+    assert "base" not in text
 
 
 def test_an_output_that_is_there_already_is_refused_before_any_work(

@@ -32,6 +32,27 @@ def encode(
 
     Raises InputError that names every row the chat template cannot express.
     """
+    folder = rows_folder(
+        conversations, renderer, split=split, max_seq_length=max_seq_length, policy=policy
+    )
+    if folder.is_dir() and not verify_folder(folder, hashes=False):
+        return load_rows(folder), from_dict(read_json(folder / "ledger.json"))
+    rows, ledger = _encode(conversations, renderer, split, max_seq_length, policy, batch_size)
+    with new_folder(folder, replace=True) as temporary:
+        save_rows(rows, temporary)
+        write_json(temporary / "ledger.json", ledger.to_dict())
+    return rows, ledger
+
+
+def rows_folder(
+    conversations: Sequence[Conversation],
+    renderer: Renderer,
+    *,
+    split: str,
+    max_seq_length: int,
+    policy: str,
+) -> Path:
+    """Where `encode` keeps its result for these inputs."""
     key = sha256_json(
         {
             "conversations": [[c.file, c.row, c.messages, c.tools] for c in conversations],
@@ -42,14 +63,7 @@ def encode(
             "version": 1,
         }
     )
-    folder = home() / "tokens" / key
-    if folder.is_dir() and not verify_folder(folder, hashes=False):
-        return load_rows(folder), from_dict(read_json(folder / "ledger.json"))
-    rows, ledger = _encode(conversations, renderer, split, max_seq_length, policy, batch_size)
-    with new_folder(folder, replace=True) as temporary:
-        save_rows(rows, temporary)
-        write_json(temporary / "ledger.json", ledger.to_dict())
-    return rows, ledger
+    return home() / "tokens" / key
 
 
 def _encode(

@@ -79,7 +79,9 @@ def verify_golden(renderer: Renderer, folder: Path) -> None:
         return
     saved = read_json(folder / GOLDEN_FILE)
     for vector in saved["golden"]["texts"]:
-        _compare(folder, vector["text"], vector["ids"], plain_ids(renderer.tokenizer, vector["text"]))
+        _compare(
+            folder, vector["text"], vector["ids"], plain_ids(renderer.tokenizer, vector["text"])
+        )
     for vector in saved["golden"]["conversations"]:
         rendered = renderer.render(vector["messages"])
         _compare(folder, rendered.text, vector["ids"], rendered.ids)

@@ -75,7 +75,8 @@ def refusals(ledger: Ledger, policy: str) -> Iterable[Fault]:
     if share > MAX_TRAINED_LOSS:
         yield Fault(
             ledger.file,
-            f"{len(lost)} rows over the limit: {100 * share:.1f} % of the trainable tokens would go",
+            f"{len(lost)} rows over the limit, {100 * share:.1f} % of the trainable tokens in what "
+            "would go",
             f"at most {100 * MAX_TRAINED_LOSS:.0f} % unless a policy is named",
             remedy,
         )

@@ -159,9 +159,7 @@ class Renderer:
                 cursor = _find_content(text, message, cursor)
         return text, spans
 
-    def _answer_start(
-        self, text: str, messages: list[Message], index: int, tools: Any
-    ) -> int:
+    def _answer_start(self, text: str, messages: list[Message], index: int, tools: Any) -> int:
         """Where the answer of turn `index` begins in `text`, in characters."""
         prefix = self._apply(messages[:index], tools, generation_prompt=True)
         if text.startswith(prefix):
@@ -312,7 +310,5 @@ def _find_content(text: str, message: Message, cursor: int) -> int:
     content = (message.get("content") or "").strip()
     place = text.find(content, cursor)
     if place < 0 and message["role"] != "tool":  # tool results may be rendered as JSON
-        raise RenderError(
-            f"the chat template drops the {message['role']} message {content[:40]!r}"
-        )
+        raise RenderError(f"the chat template drops the {message['role']} message {content[:40]!r}")
     return cursor if place < 0 else place + len(content)

@@ -53,6 +53,7 @@ class Checks:
 class Comparison:
     """All figures of a base-versus-tuned evaluation."""
 
+    has_base: bool  # whether a base was measured at all
     assistant_loss: LossPair | None  # tokens the assistant wrote: the headline
     all_loss: LossPair | None  # every token of the conversation but the first
     base_metrics: dict[str, float] | None  # BLEU and ROUGE from 0 to 1
@@ -86,6 +87,7 @@ def compare(
     if pairs and not scored:
         missing.append("BLEU and ROUGE: no answered row has a reference")
     return Comparison(
+        has_base=base_losses is not None or base_answers is not None,
         assistant_loss=_losses("", base_losses, tuned_losses, seed, missing),
         all_loss=_losses("all_", base_losses, tuned_losses, seed, missing),
         base_metrics=_metrics([base for base, _ in scored if base is not None]),

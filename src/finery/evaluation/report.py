@@ -89,7 +89,7 @@ def _sections(facts: Facts) -> list[Section]:
         (str(facts.get("about", "What was trained")), _trained(facts)),
         ("Where every token went", _ledger(facts.get("ledger") or [])),
         ("Loss", [Code(loss_curve(facts["metrics"]))] if "metrics" in facts else []),
-        ("Base against tuned", _evaluation(facts)),
+        (_evaluation_title(facts), _evaluation(facts)),
         ("Merged model", _certificate(facts.get("certificate"))),
         ("Sample answers", _samples(facts.get("samples") or [])),
         ("Files", _mapping(("what", "where"), facts.get("files") or {})),
@@ -137,6 +137,11 @@ def _ledger(ledgers: Sequence[Mapping[str, Any]]) -> list[Block]:
     return blocks
 
 
+def _evaluation_title(facts: Facts) -> str:
+    found = facts.get("evaluation") or {"has_base": True}
+    return "Base against tuned" if found["has_base"] else "Held-out figures"
+
+
 def _evaluation(facts: Facts) -> list[Block]:
     found = facts.get("evaluation")
     if not found:
@@ -150,9 +155,11 @@ def _evaluation(facts: Facts) -> list[Block]:
         *_speed_rows(found),
     ]
     columns = ("held-out figure", "base", "tuned", "tuned − base (95 % interval)")
-    blocks: list[Block] = [Paragraph(verdict(found))]
-    if rows:
-        blocks.append(Table(columns, rows, numbers=3))
+    blocks: list[Block] = []
+    if found["has_base"]:
+        blocks += [Paragraph(verdict(found)), Table(columns, rows, numbers=3)]
+    elif rows:
+        blocks.append(Table(("held-out figure", "value"), [(row[0], row[2]) for row in rows], 1))
     blocks.extend(Paragraph(f"Missing: {sentence}.") for sentence in found["missing"])
     return blocks
 
@@ -230,8 +237,8 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> list[Block]:
         asked = sample["messages"][-1].get("content") if sample["messages"] else None
         asked = clipped(str(asked or "(no text)"), CHARACTERS_SHOWN)
         blocks.append(Paragraph(f"Row {sample['row']} asks: {asked}"))
-        cells = [_answer(sample, who) for who in ("reference", "base", "tuned")]
-        blocks.append(Table(("reference", "base", "tuned"), [cells]))
+        told = [who for who in ("reference", "base") if sample.get(who) is not None]
+        blocks.append(Table((*told, "tuned"), [[_answer(sample, who) for who in (*told, "tuned")]]))
     if len(samples) > SAMPLES_SHOWN:
         blocks.append(Paragraph(f"{len(samples) - SAMPLES_SHOWN:,} more are in samples.jsonl."))
     return blocks

@@ -114,9 +114,11 @@ def _varlen(
 
     edges = _edges(lengths, query.device)
     longest = max(lengths)
-    flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
     out = varlen_attn(
-        *flat,
+        q,
+        k,
+        v,
         edges,
         edges,
         longest,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -108,11 +109,12 @@ def merged_weight(layer: LoraLayer) -> Tensor:
     For DoRA the sum is scaled row by row to the learned magnitude, m (W + s B A) / |W + s B A|
     (Liu et al. 2024, eq. 5).
     """
-    name = layer.active_adapters[0]
-    base = layer.get_base_layer().weight  # pyright: ignore[reportAttributeAccessIssue]
-    total = base.detach().float() + layer.get_delta_weight(name).detach().float()  # pyright: ignore[reportCallIssue]
-    if layer.use_dora.get(name):
-        magnitude = layer.lora_magnitude_vector[name].weight.detach().float()  # pyright: ignore[reportAttributeAccessIssue]
+    peft_layer: Any = layer
+    name = peft_layer.active_adapters[0]
+    base: Tensor = peft_layer.get_base_layer().weight
+    total = base.detach().float() + peft_layer.get_delta_weight(name).detach().float()
+    if peft_layer.use_dora.get(name):
+        magnitude: Tensor = peft_layer.lora_magnitude_vector[name].weight.detach().float()
         total *= (magnitude.flatten() / total.norm(dim=1)).unsqueeze(1)
     return total
 
@@ -121,6 +123,6 @@ def merged_weight(layer: LoraLayer) -> Tensor:
 def merge(tuned: PeftModel) -> PreTrainedModel:
     """The base model with the adapter folded into its weights, in place, PEFT taken off."""
     for _, layer in lora_layers(tuned):
-        weight = layer.get_base_layer().weight  # pyright: ignore[reportAttributeAccessIssue]
+        weight: Any = layer.get_base_layer().weight
         weight.copy_(merged_weight(layer).to(weight.dtype))
     return tuned.unload()  # pyright: ignore[reportCallIssue, reportReturnType]

@@ -90,7 +90,7 @@ class LossModel(nn.Module):
             logits = causal(**common).logits.flatten(0, 1)[batch.positions]
             return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
         hidden = causal.base_model(**common).last_hidden_state
-        head = causal.get_output_embeddings()
+        head: Any = causal.get_output_embeddings()
         chosen = hidden.flatten(0, 1)[batch.positions]
         return _HeadLoss.apply(chosen, head.weight, getattr(head, "bias", None), batch.targets)  # pyright: ignore[reportReturnType]
 
@@ -122,7 +122,7 @@ def token_losses(model: LossModel, batch: Batch) -> Tensor:
         logits = causal(**common).logits.flatten(0, 1)[batch.positions]
         return F.cross_entropy(logits.float(), batch.targets, reduction="none")
     hidden = causal.base_model(**common).last_hidden_state.flatten(0, 1)[batch.positions]
-    head = causal.get_output_embeddings()
+    head: Any = causal.get_output_embeddings()
     return torch.cat(
         [
             F.cross_entropy(head(part).float(), wanted, reduction="none")

@@ -35,7 +35,7 @@ class Progress:
     best_loss: float | None = None  # lowest held-out loss so far
     best_step: int = 0
     evaluations_without_gain: int = 0
-    evaluated_step: int = 0
+    train_loss: float | None = None  # of the last log line
     tokens: int = 0  # real tokens trained on
     seconds: float = 0.0  # time in steps, evaluations and saves left out
 

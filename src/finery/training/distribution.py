@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 import torch.distributed
-from accelerate import Accelerator, DeepSpeedPlugin
-from accelerate.utils import GradScalerKwargs
+from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from accelerate.utils import DistributedType, GradScalerKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from finery.errors import FineryError
 from finery.files import read_json
 from finery.model.load import mixed_precision
 from finery.recipe.inputs import Recipe
@@ -34,12 +36,35 @@ def make_accelerator(recipe: Recipe, device: str, accumulation: int) -> Accelera
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
         config = deepspeed_config(recipe, device, accumulation)
         plugin = DeepSpeedPlugin(hf_ds_config=config)
-    return Accelerator(
-        cpu=device == "cpu",
+    # accelerate ignores DeepSpeed when its Accelerator is made with cpu=True, and finds no
+    # process group on the CPU when it is not: so the (shared) process state is made first.
+    PartialState(cpu=device == "cpu")
+    accelerator = Accelerator(
+        cpu=device == "cpu" and plugin is None,
         mixed_precision=_ACCELERATE[precision],
         deepspeed_plugin=plugin,
         kwargs_handlers=[GradScalerKwargs()] if precision == "16" else None,
     )
+    # Weights stay whole until `prepare` cuts them, since the self-tests run on one process;
+    # otherwise transformers would load a ZeRO-3 model in parts.
+    unset_hf_deepspeed_config()
+    _check_accelerator(accelerator, recipe, device)
+    return accelerator
+
+
+def _check_accelerator(accelerator: Accelerator, recipe: Recipe, device: str) -> None:
+    """Refuse to train on another device, or without the DeepSpeed, than the recipe asks for."""
+    if accelerator.device.type != device:
+        raise FineryError(
+            f"This process would train on {accelerator.device.type}, not on {device}. Start each "
+            "run in a process of its own."
+        )
+    if recipe.apply_deepspeed != (accelerator.distributed_type == DistributedType.DEEPSPEED):
+        raise FineryError(
+            f"The recipe says apply_deepspeed = {recipe.apply_deepspeed}, but this process would "
+            f"train with {accelerator.distributed_type.value}. Start each run in a process of "
+            "its own."
+        )
 
 
 def deepspeed_config(recipe: Recipe, device: str, accumulation: int) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class TrainJob:
 
     recipe: Recipe
     model_folder: Path
+    model_source: str  # as the person named it
     model_sha256: str
     train_rows: Path  # a folder of token rows
     validation_rows: Path | None

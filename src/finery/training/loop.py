@@ -41,7 +41,7 @@ class TrainResult:
     steps: int
     best_step: int
     best_loss: float | None  # held-out, of the step whose weights were kept
-    train_loss: float  # mean over the last logged window
+    train_loss: float | None  # mean over the last logged window; None when none was logged
     tokens: int  # real tokens trained on, padding not counted
     seconds: float  # in steps alone
     stopped_early: bool
@@ -105,10 +105,12 @@ def train(job: TrainJob, report: Report) -> TrainResult:
         )
         last = progress.step == plan.total_steps
 
-        if progress.step % log_every == 0 or last:
-            report(window.event(trainee, progress, plan, learning_rate(step), grad_norm))
-            window = Window()
         due = bool(eval_every) and (progress.step % eval_every == 0 or last)
+        if progress.step % log_every == 0 or last:
+            event = window.event(trainee, progress, plan, learning_rate(step), grad_norm)
+            progress = replace(progress, train_loss=event["loss"])
+            report(event)
+            window = Window()
         if due and validation:
             heldout = heldout_mean(trainee, validation, recipe.per_device_eval_batch_size)
             progress = judge(recipe.early_stopping_threshold, progress, heldout)
@@ -125,7 +127,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
         steps=progress.step,
         best_step=progress.best_step or progress.step,
         best_loss=progress.best_loss,
-        train_loss=window.last_loss,
+        train_loss=progress.train_loss,
         tokens=progress.tokens,
         seconds=progress.seconds,
         stopped_early=stopped_early,
@@ -251,8 +253,6 @@ def step_tokens(plan: StepPlan, lengths: Any, step: int) -> int:
 class Window:
     """What has happened since the last log line."""
 
-    last_loss = float("nan")
-
     def __init__(self) -> None:
         self.loss: Tensor | None = None
         self.steps = 0
@@ -269,9 +269,8 @@ class Window:
         self, trainee: Trainee, progress: Progress, plan: StepPlan, rate: float, norm: float
     ) -> dict[str, Any]:
         """The log line of this window; all processes call it together."""
-        assert self.loss is not None
-        loss = float(distribution.total(trainee.accelerator, self.loss)) / self.steps
-        Window.last_loss = loss
+        summed = torch.zeros(()) if self.loss is None else self.loss
+        loss = float(distribution.total(trainee.accelerator, summed)) / self.steps
         return {
             "event": "log",
             "step": progress.step,

@@ -92,9 +92,7 @@ def check_batches(trainee: Trainee, rows: TokenRows) -> None:
     """Batches put the loss on exactly the tokens the rows mark, in both layouts."""
     indices = list(range(min(len(rows), 64)))
     wanted = sorted(
-        token
-        for i in indices
-        for token in rows.row_ids(i)[1:][rows.row_trained(i)[1:]].tolist()
+        token for i in indices for token in rows.row_ids(i)[1:][rows.row_trained(i)[1:]].tolist()
     )
     batch = trainee.batch(rows, indices)
     if sorted(batch.targets.tolist()) != wanted:
@@ -164,15 +162,18 @@ def loss_is_the_models_own(trainee: Trainee, probe: TokenRows) -> None:
         for index in (0, ROWS - 1):
             batch = trainee.batch(probe, [index])
             ours = trainee.loss_model(batch)
-            logits = trainee.causal(batch.input_ids, use_cache=False).logits[0]
-            wanted = F.cross_entropy(
-                logits[batch.positions].float(), batch.targets, reduction="sum"
-            )
+            # from the row itself: a batch that predicts from the wrong place must not be believed
+            length = len(probe.row_ids(index))
+            logits = trainee.causal(batch.input_ids[:, :length], use_cache=False).logits[0, :-1]
+            own = torch.from_numpy(probe.row_ids(index)[1:].astype(np.int64)).to(logits.device)
+            marked = torch.from_numpy(probe.row_trained(index)[1:].copy()).to(logits.device)
+            wanted = F.cross_entropy(logits[marked].float(), own[marked], reduction="sum")
             _close(
                 ours.view(1),
                 wanted.view(1),
                 _tolerance(trainee, 1e-4, 0.02),
-                "The loss differs from the cross entropy of the model's own logits",
+                "The loss differs from the cross entropy of the model's own logits: the output "
+                "layer is computed in another way, or tokens are predicted from the wrong place",
             )
 
 
@@ -181,26 +182,31 @@ def adapter_gets_gradients(trainee: Trainee, probe: TokenRows) -> None:
     if not trainee.job.recipe.apply_lora:
         return
     layers = list(lora.lora_layers(trainee.tuned))
-    if not layers or not trainee.parameters:
+    if not layers:
         raise SelfTestError("No adapter is attached: nothing would be trained.")
+    named = list(trainee.tuned.named_parameters())
+    adapter = {name for name, _ in named if "lora_" in name}
+    frozen = [name for name, parameter in named if name in adapter and not parameter.requires_grad]
+    if frozen:
+        raise SelfTestError(
+            f"{len(frozen)} adapter matrices are frozen (the first is {frozen[0]}): they would "
+            "not be trained."
+        )
     _gradients(trainee, [(0, 1)], probe, int(countable_targets(probe)[:2].sum()), keep=True)
-    silent = [
-        name
-        for name, parameter in trainee.trainable()
-        if "lora_B" in name and (parameter.grad is None or not parameter.grad.abs().sum() > 0)
-    ]
+    got = {name for name, parameter in named if _has_gradient(parameter)}
+    silent = sorted(name for name in adapter - got if "lora_B" in name)
     if silent:
         raise SelfTestError(
             f"{len(silent)} adapter matrices get no gradient (the first is {silent[0]}): they are "
             "not on the path from input to loss."
         )
-    leaking = [
-        name
-        for name, parameter in trainee.tuned.named_parameters()
-        if parameter.grad is not None and not parameter.requires_grad
-    ]
+    leaking = sorted(got - adapter)
     if leaking:
         raise SelfTestError(f"Frozen weights get gradients: {leaking[0]} and others.")
+
+
+def _has_gradient(parameter: torch.nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
 
 
 def merged_equals_adapter(trainee: Trainee, probe: TokenRows) -> None:
@@ -225,11 +231,12 @@ def merged_equals_adapter(trainee: Trainee, probe: TokenRows) -> None:
             )
 
 
+# A fault in an earlier one would fail the later ones too, under another name.
 TESTS = (
-    accumulation_is_invariant,
+    adapter_gets_gradients,
     documents_are_isolated,
     loss_is_the_models_own,
-    adapter_gets_gradients,
+    accumulation_is_invariant,
     merged_equals_adapter,
 )
 
@@ -267,7 +274,7 @@ def _gradients(
         batches(),
         loss_tokens,
         processes=1,
-        backward=lambda loss, last: loss.backward(),
+        backward=_backward,
         micro_batch=lambda last: nullcontext(),
     )
     found = [p.grad.float().flatten() for p in trainee.parameters if p.grad is not None]
@@ -277,7 +284,13 @@ def _gradients(
     return joined
 
 
-class _random_adapter:  # noqa: N801 - used as a context manager, read as a phrase
+def _backward(loss: Tensor, last: bool) -> None:
+    if not loss.requires_grad:
+        raise SelfTestError("The loss depends on no trained weight: nothing would be trained.")
+    loss.backward()
+
+
+class _random_adapter:
     """Adapters begin at zero, where every scale is right; give B random values for a while."""
 
     def __init__(self, trainee: Trainee) -> None:

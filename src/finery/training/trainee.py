@@ -80,9 +80,7 @@ class Trainee:
     def batch(self, rows: TokenRows, indices: Sequence[int]) -> Batch:
         """Rows as this model takes them, on its device."""
         width = self.job.max_seq_length if self.job.recipe.pad_to_max_length else 0
-        batch = make_batch(
-            rows, indices, padded=self.padded, pad_id=self.job.pad_id, pad_to=width
-        )
+        batch = make_batch(rows, indices, padded=self.padded, pad_id=self.job.pad_id, pad_to=width)
         return batch.to(self.accelerator.device)
 
     def wrap(self) -> None:
@@ -159,7 +157,10 @@ class Trainee:
 
     def _write_weights(self, folder: Path, weights: dict[str, Tensor]) -> None:
         if isinstance(self.tuned, PeftModel):
-            adapter = get_peft_model_state_dict(self.tuned, state_dict=weights)
+            # never with the embedding: to decide that, PEFT would ask the hub for the base model
+            adapter = get_peft_model_state_dict(
+                self.tuned, state_dict=weights, save_embedding_layers=False
+            )
             save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER)
             self.tuned.peft_config["default"].save_pretrained(str(folder))
         else:
@@ -193,6 +194,8 @@ def prepare_trainee(job: TrainJob, accelerator: Accelerator, plan: StepPlan) -> 
         causal.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(recipe.seed)
     tuned = attach_lora(causal, _lora(job)) if recipe.apply_lora else causal
+    if isinstance(tuned, PeftModel):  # an adapter names its base as a person would
+        tuned.peft_config["default"].base_model_name_or_path = job.model_source
     return Trainee(job, accelerator, causal, tuned, newest_checkpoint(job.run / "checkpoints"))
 
 

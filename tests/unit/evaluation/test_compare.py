@@ -93,6 +93,7 @@ def test_rows_without_a_trained_token_give_no_loss() -> None:
 def test_a_model_alone_has_figures_of_its_own_and_no_difference() -> None:
     found = compare(None, TUNED, None, [_answer(1, "the cat sat", expect=("cat",), passed=True)])
     assert found.assistant_loss is not None and found.assistant_loss.base is None
+    assert not found.has_base
     assert found.base_metrics is None and found.tuned_metrics is not None
     assert found.tuned_metrics["rouge1"] == pytest.approx(1.0)
     assert found.checks is not None and found.checks.difference is None

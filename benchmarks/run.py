@@ -1,0 +1,27 @@
+"""The benchmarks by name: python benchmarks/run.py NAME [options]; NAME --help lists them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = {
+    "train-cpu": "training on a CPU, beside TRL",
+    "train-gpu": "training on one NVIDIA GPU, beside transformers + PEFT",
+}
+
+
+def main() -> int:
+    """Run the benchmark that the first word names, with the rest as its options."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in NAMES:
+        listed = "\n".join(f"  {known:<11}{about}" for known, about in NAMES.items())
+        print(f"{__doc__}\n\n{listed}", file=sys.stdout if name in ("-h", "--help") else sys.stderr)
+        return 0 if name in ("-h", "--help") else 2
+    sys.argv[0:2] = [f"{sys.argv[0]} {name}"]
+    module = importlib.import_module(name.replace("-", "_"))
+    return module.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Steps, memory and disk of a run, from the model's shape and the token rows alone.
+
+Memory is arithmetic over what must be held at once (weights, gradients, optimizer, the
+activations of one micro-batch); it is an estimate and says so. Time is not guessed: it
+depends on the machine, and the progress line gives it after a few steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from finery.model.load import DTYPES, mixed_precision
+from finery.recipe.inputs import Recipe
+
+# Bytes kept per token, layer and hidden unit for the backward pass of a transformer block,
+# in units of the activation's width (Korthikanti et al. 2022, eq. 2, without the attention
+# map, which fused kernels never store): about 17 values, and LoRA's own few.
+_ACTIVATIONS = 17
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model as the planner sees it."""
+
+    parameters: int
+    trainable: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What starts when the run starts."""
+
+    device: str
+    processes: int
+    micro_batch: int
+    accumulation: int
+    global_batch: int
+    steps_per_epoch: int
+    total_steps: int
+    tokens_per_step: int  # mean over the run
+    parameters: int
+    trainable: int
+    memory_bytes: int  # per process, estimate
+    disk_bytes: int
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def model_shape(folder: Path, recipe: Recipe) -> Shape:
+    """The shape of the model in `folder`, built without allocating a weight."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from finery.model.lora import Lora, attach_lora
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.trust_remote_code)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=recipe.trust_remote_code
+        )
+        parameters = sum(p.numel() for p in model.parameters())
+        trainable = parameters
+        if recipe.apply_lora:
+            lora = Lora(
+                recipe.lora_r,
+                recipe.lora_alpha,
+                recipe.lora_dropout,
+                recipe.lora_target_modules,
+                recipe.use_rslora,
+                False,
+            )
+            tuned = attach_lora(model, lora)
+            trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    return Shape(
+        parameters, trainable, config.num_hidden_layers, config.hidden_size, config.vocab_size
+    )
+
+
+def memory_bytes(recipe: Recipe, shape: Shape, device: str, micro_tokens: int) -> int:
+    """An estimate of what one process holds at its peak."""
+    width = DTYPES[mixed_precision(recipe.precision, device)].itemsize
+    frozen = 0.55 if recipe.quantization == "nf4" else width
+    weights = shape.parameters * (frozen if recipe.apply_lora else 4)
+    optimizer = shape.trainable * (4 + 4 if recipe.optim == "adafactor" else 4 + 8)
+    trained = shape.trainable * 4 if recipe.apply_lora else 0
+    kept = 2 if recipe.gradient_checkpointing else _ACTIVATIONS
+    activations = micro_tokens * shape.layers * shape.hidden * kept * width
+    head = 256 * shape.vocabulary * 8
+    return int(weights + optimizer + trained + activations + head)
+
+
+def disk_bytes(recipe: Recipe, shape: Shape, checkpoints: int) -> int:
+    """An estimate of what the output folder will hold."""
+    kept = checkpoints if recipe.save_total_limit < 0 else min(checkpoints, recipe.save_total_limit)
+    state = shape.trainable * (12 if recipe.optim == "adamw_torch" else 8)
+    models = shape.parameters * 2  # merged model; the MLflow folder links to the same weights
+    return kept * state + models + shape.trainable * 4

@@ -1,0 +1,176 @@
+"""From a recipe to a training job: model, conversations, token rows, ledger and plan.
+
+Everything that can be refused is refused here, before anything is trained or written to the
+output folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finery.chat.conversation import Conversation, scan_conversations
+from finery.chat.encode import encode, rows_folder
+from finery.chat.ledger import Ledger
+from finery.chat.long_rows import refuse_losses
+from finery.chat.read import FaultList
+from finery.chat.render import Renderer, load_renderer
+from finery.chat.rows import TokenRows
+from finery.chat.split import Splits, split_as_component
+from finery.errors import Fault, InputError
+from finery.files import sha256_json
+from finery.model.folder import ModelFolder
+from finery.model.sources import resolve_source
+from finery.planning.plan import Plan, disk_bytes, memory_bytes, model_shape
+from finery.recipe.inputs import Recipe
+from finery.training.devices import Devices, choose_devices
+from finery.training.job import TrainJob
+from finery.training.loop import eval_interval, step_plan
+from finery.training.steps import StepPlan
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may start."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    base: ModelFolder
+    renderer: Renderer
+    splits: Splits
+    ledgers: tuple[Ledger, ...]
+    test_rows: TokenRows
+    job: TrainJob
+    plan: Plan
+    notes: tuple[str, ...]
+
+
+def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = ()) -> Prepared:
+    """Everything up to the first step; raises InputError with all that is wrong."""
+    devices = choose_devices(recipe)
+    base = resolve_source(recipe.model_source)
+    renderer = load_renderer(base.path)
+    splits = read_splits(recipe)
+    limit = sequence_limit(recipe, base.path, renderer)
+    rows, ledgers = _encode_all(recipe, renderer, splits, limit)
+    job = TrainJob(
+        recipe=recipe,
+        model_folder=base.path,
+        model_source=recipe.model_source,
+        model_sha256=base.sha256,
+        train_rows=_folder(recipe, renderer, splits.train, "train", limit),
+        validation_rows=_folder(recipe, renderer, splits.validation, "validation", limit)
+        if splits.validation
+        else None,
+        train_sha256=sha256_json([[c.row, c.key] for c in splits.train]),
+        pad_id=renderer.pad_id,
+        end_of_turn_id=renderer.end_of_turn_id,
+        max_seq_length=limit,
+        device=devices.kind,
+        processes=devices.processes,
+        accumulation=devices.accumulation,
+        run=Path(recipe.output_dir),
+    )
+    said = (*notes, *devices.notes, *renderer.notes, splits.rule)
+    plan = make_plan(job, devices, rows["train"], said)
+    return Prepared(
+        recipe, origins, base, renderer, splits, tuple(ledgers), rows["test"], job, plan, said
+    )
+
+
+def read_splits(recipe: Recipe) -> Splits:
+    """The conversations of every file of the recipe; all faults of all files in one error."""
+    faults = FaultList()
+    read: dict[str, list[Conversation] | None] = {}
+    for split in ("train", "validation", "test"):
+        path = recipe.data_path(split)
+        read[split] = scan_conversations(Path(path), faults).conversations if path else None
+    faults.raise_any()
+    return split_as_component(
+        read["train"] or [],
+        read["validation"],
+        read["test"],
+        seed=recipe.seed,
+        percent=recipe.validation_split_percent,
+    )
+
+
+def sequence_limit(recipe: Recipe, folder: Path, renderer: Renderer) -> int:
+    """Tokens a row may have: max_seq_length, within what model and tokenizer were made for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.trust_remote_code)
+    known = [getattr(config, "max_position_embeddings", None), renderer.tokenizer.model_max_length]
+    most = min(int(limit) for limit in known if limit and limit < 10**9)
+    if recipe.max_seq_length > most:
+        found = f"{recipe.max_seq_length:,} tokens"
+        raise InputError([Fault("max_seq_length", found, f"at most the model's own {most:,}")])
+    return recipe.max_seq_length if recipe.max_seq_length > 0 else most
+
+
+def _encode_all(
+    recipe: Recipe, renderer: Renderer, splits: Splits, limit: int
+) -> tuple[dict[str, TokenRows], list[Ledger]]:
+    rows, ledgers = {}, []
+    for split in ("train", "validation", "test"):
+        rows[split], ledger = encode(
+            getattr(splits, split),
+            renderer,
+            split=split,
+            max_seq_length=limit,
+            policy=recipe.long_rows,
+            batch_size=recipe.batch_size,
+        )
+        ledgers.append(ledger)
+    refuse_losses([ledgers[0]], recipe.long_rows)
+    return rows, [ledger for ledger in ledgers if ledger.rows_read]
+
+
+def _folder(
+    recipe: Recipe,
+    renderer: Renderer,
+    conversations: Sequence[Conversation],
+    split: str,
+    limit: int,
+) -> Path:
+    return rows_folder(
+        conversations, renderer, split=split, max_seq_length=limit, policy=recipe.long_rows
+    )
+
+
+def make_plan(job: TrainJob, devices: Devices, rows: TokenRows, notes: Sequence[str]) -> Plan:
+    """The plan of a job, for --dry-run and plan.json."""
+    recipe = job.recipe
+    steps = step_plan(job)
+    shape = model_shape(job.model_folder, recipe)
+    most = max(int(sum(rows.lengths[row] for row in group)) for group in steps.groups)
+    micro_tokens = most * recipe.per_device_train_batch_size
+    return Plan(
+        device=devices.kind,
+        processes=devices.processes,
+        micro_batch=recipe.per_device_train_batch_size,
+        accumulation=devices.accumulation,
+        global_batch=steps.global_batch,
+        steps_per_epoch=steps.steps_per_epoch,
+        total_steps=steps.total_steps,
+        tokens_per_step=int(rows.lengths.sum() / steps.steps_per_epoch),
+        parameters=shape.parameters,
+        trainable=shape.trainable,
+        memory_bytes=memory_bytes(recipe, shape, devices.kind, micro_tokens),
+        disk_bytes=disk_bytes(recipe, shape, _checkpoints(job, steps)),
+        notes=tuple(notes),
+    )
+
+
+def _checkpoints(job: TrainJob, steps: StepPlan) -> int:
+    """Checkpoints the run will write."""
+    every = eval_interval(job, steps) if job.validation_rows else 0
+    intervals = [n for n in (every, job.recipe.save_steps) if n] or [steps.steps_per_epoch]
+    return 1 + sum(steps.total_steps // n for n in intervals)
+
+
+def ledger_facts(prepared: Prepared) -> list[dict[str, Any]]:
+    """The ledgers as JSON."""
+    return [ledger.to_dict() for ledger in prepared.ledgers]

@@ -1,0 +1,194 @@
+"""After training: what the model learned, the merged model with its proof, the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from finery.chat.render import Renderer
+from finery.chat.rows import TokenRows
+from finery.evaluation.answers import answer_rows
+from finery.evaluation.compare import compare
+from finery.evaluation.loss import RowLosses, heldout_losses
+from finery.evaluation.report import sample_rows
+from finery.files import new_folder, write_atomic, write_json
+from finery.model.batch import make_batch
+from finery.model.load import DTYPES, isolates_documents, load_model, mixed_precision, stored_dtype
+from finery.model.lora import load_adapter, merge
+from finery.model.loss import LossModel, has_plain_head
+from finery.training.events import Report
+from finery.training.prepare import Prepared
+from finery.training.trainee import WEIGHTS, trained_weights_folder
+
+CERTIFICATE_ROWS, CERTIFICATE_TOKENS = 8, 256
+_WHOLE_IN_FLOAT32 = 1_500_000_000  # parameters up to which the certificate computes in float32
+
+
+def evaluate_run(prepared: Prepared, report: Report) -> None:
+    """Base against tuned on the held-out rows: evaluation.json and samples.jsonl."""
+    recipe, run = prepared.recipe, prepared.job.run
+    causal = load_model(
+        prepared.base.path,
+        precision=recipe.precision,
+        device=prepared.job.device,
+        trust_remote_code=recipe.trust_remote_code,
+        quantization=recipe.quantization,
+    )
+    tuned_model, base_turn = with_training(causal, trained_weights_folder(run))
+    questions = prepared.splits.test[: recipe.eval_generations]
+    measured = []
+    for name in ("base", "tuned"):
+        report({"event": "stage", "text": f"evaluating the {name} model"})
+        with base_turn(name):
+            losses = _losses(prepared, causal, tuned_model)
+            answers = answer_rows(
+                tuned_model,
+                prepared.renderer,
+                questions,
+                max_new_tokens=recipe.max_new_tokens,
+                batch_size=max(8, recipe.per_device_eval_batch_size),
+            )
+        measured.append((losses, answers))
+    (base_losses, base_answers), (tuned_losses, tuned_answers) = measured
+    found = compare(base_losses, tuned_losses, base_answers, tuned_answers, seed=recipe.seed)
+    lines = [
+        json.dumps(row, ensure_ascii=False) for row in sample_rows(base_answers, tuned_answers)
+    ]
+    write_atomic(run / "samples.jsonl", "".join(line + "\n" for line in lines))
+    write_json(run / "evaluation.json", found.to_dict())
+
+
+def with_training(causal: PreTrainedModel, trained: Path) -> tuple[Any, Any]:
+    """The model with what was trained on it, and a context in which it answers as "base".
+
+    With full fine-tuning the base weights are in the way of the tuned ones: the context
+    swaps them in for "tuned" and they stay, so "base" has to come first.
+    """
+    if (trained / WEIGHTS).is_file():
+
+        def swap(name: str) -> Any:
+            if name == "tuned":
+                load_weights(causal, trained)
+            return nullcontext()
+
+        return causal, swap
+    tuned = load_adapter(causal, trained)
+    return tuned, lambda name: tuned.disable_adapter() if name == "base" else nullcontext()
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, trained: Path) -> None:
+    """Put fully fine-tuned weights into `model`, in its own dtype."""
+    saved = load_file(trained / WEIGHTS)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(saved[name])
+
+
+def _losses(prepared: Prepared, causal: PreTrainedModel, tuned: nn.Module) -> RowLosses:
+    recipe, device = prepared.recipe, prepared.job.device
+    precision = mixed_precision(recipe.precision, device)
+    return heldout_losses(
+        LossModel(tuned, causal, has_plain_head(causal)),
+        prepared.test_rows,
+        padded=not isolates_documents(causal),
+        pad_id=prepared.renderer.pad_id,
+        batch_rows=max(8, recipe.per_device_eval_batch_size),
+        device=device,
+        autocast=None if precision == "32" else DTYPES[precision],
+    )
+
+
+def merge_run(prepared: Prepared, report: Report) -> None:
+    """The tuned model as plain safetensors in model/, and certificate.json for a merged one."""
+    report({"event": "stage", "text": "merging and saving the model"})
+    run, recipe = prepared.job.run, prepared.recipe
+    trained = trained_weights_folder(run)
+    dtype = stored_dtype(prepared.base.path)
+    whole = prepared.plan.parameters <= _WHOLE_IN_FLOAT32
+    causal = load_model(
+        prepared.base.path,
+        precision="32" if whole or dtype == torch.float32 else "bf16",
+        device="cpu",
+        trust_remote_code=recipe.trust_remote_code,
+    )
+    if (trained / WEIGHTS).is_file():
+        load_weights(causal, trained)
+        save_model(causal.to(dtype), prepared.renderer, prepared.base.path, run / "model")  # pyright: ignore[reportArgumentType]
+        return
+    rows = prepared.test_rows
+    adapter = load_adapter(causal, trained)
+    before = probe_logits(adapter, rows, prepared.renderer)
+    merged = merge(adapter)
+    # Compare what is published: the merged weights as they are stored.
+    rounded = merged.to(dtype)  # pyright: ignore[reportArgumentType]
+    save_model(rounded, prepared.renderer, prepared.base.path, run / "model")
+    after = probe_logits(rounded.float() if whole else rounded, rows, prepared.renderer)
+    write_json(
+        run / "certificate.json", certificate(before, after, str(dtype).removeprefix("torch."))
+    )
+
+
+@torch.inference_mode()
+def probe_logits(model: Any, rows: TokenRows, renderer: Renderer) -> list[torch.Tensor]:
+    """Logits of `model` on the first tokens of a few held-out rows, one tensor (T, V) a row."""
+    shortened = rows.select(range(min(CERTIFICATE_ROWS, len(rows))))
+    found = []
+    for index in range(len(shortened)):
+        batch = make_batch(shortened, [index], pad_id=renderer.pad_id)
+        ids = batch.input_ids[:, :CERTIFICATE_TOKENS]
+        found.append(model(input_ids=ids, use_cache=False).logits[0].float())
+    return found
+
+
+def certificate(
+    adapter: Sequence[torch.Tensor], merged: Sequence[torch.Tensor], dtype: str
+) -> dict[str, Any]:
+    """How the merged model differs from base plus adapter: logits, and greedy choices."""
+    pairs = list(zip(adapter, merged, strict=True))
+    agree = sum(int((one.argmax(-1) == two.argmax(-1)).sum()) for one, two in pairs)
+    tokens = sum(len(one) for one, _ in pairs)
+    return {
+        "rows": len(pairs),
+        "tokens": tokens,
+        "max_logit_difference": max(float((one - two).abs().max()) for one, two in pairs),
+        "max_logit": max(float(one.abs().max()) for one, _ in pairs),
+        "greedy_agreement": agree / tokens,
+        "stored_dtype": dtype,
+    }
+
+
+def save_model(model: PreTrainedModel, renderer: Renderer, base: Path, target: Path) -> None:
+    """A folder that plain transformers loads: weights, tokenizer, template, golden ids."""
+    with new_folder(target, replace=True) as folder:
+        model.config._attn_implementation = "sdpa"  # ours is not known elsewhere
+        model.generation_config = generation_config(base, renderer)
+        model.save_pretrained(folder, safe_serialization=True)
+        renderer.save(folder)
+        for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
+            if (base / name).is_file():
+                shutil.copyfile(base / name, folder / name)
+
+
+def generation_config(base: Path, renderer: Renderer) -> GenerationConfig:
+    """The base's settings, with every token at which an answer ends."""
+    has_own = (base / "generation_config.json").is_file()
+    config = GenerationConfig.from_pretrained(base) if has_own else GenerationConfig()
+    known = config.eos_token_id
+    stops = known if isinstance(known, list) else [known] if known is not None else []
+    config.eos_token_id = sorted({*stops, *renderer.stop_ids})
+    config.pad_token_id = renderer.pad_id
+    return config
+
+
+def folder_sizes(run: Path, names: Iterable[str]) -> dict[str, str]:
+    """Those of `names` that are in the run folder, for the report."""
+    return {name: str(run / name) for name in names if (run / name).exists()}
