@@ -187,7 +187,8 @@ def trl_cell(work: Path, plan: dict[str, Any], layout: str, precision: str) -> d
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from finery.chat.rows import load_rows
     from finery.model.lora import target_modules
@@ -211,11 +212,9 @@ def trl_cell(work: Path, plan: dict[str, Any], layout: str, precision: str) -> d
     examples = [trl_example(rows, group, packed) for group in plan[layout]["groups"]]
 
     class Watch(TrainerCallback):
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any
-        ) -> None:
-            if "loss" in logs:
-                steps.end(float(logs["loss"]))
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if "loss" in kwargs["logs"]:
+                steps.end(float(kwargs["logs"]["loss"]))
 
     arguments = SFTConfig(
         output_dir=str(work / "trl"),

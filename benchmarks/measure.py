@@ -15,11 +15,17 @@ N counts the weights of the blocks' linear layers; embeddings are looked up, not
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import platform
+import shutil
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -133,8 +139,8 @@ def machine() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
-            return next(line.split(":")[1].strip() for line in file if "model name" in line)
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor()
 
@@ -143,3 +149,28 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
     """The median, with the lowest and the highest value."""
     middle = statistics.median(values)
     return f"{middle:,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
+
+
+def run_cell(
+    script: Path, work: Path, cell: str, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """One measurement in a process of its own: `script WORK CELL OUT`; exits when it fails.
+
+    The process that calls this should stay small: Linux counts the peak memory of the parent
+    as the child's own. `work / "run"` is an empty folder for each cell, so nothing is resumed.
+    """
+    out, log, run = work / "out.json", work / "cell.log", work / "run"
+    out.unlink(missing_ok=True)
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    with log.open("wb") as output:
+        ended = subprocess.run(
+            [sys.executable, str(script), str(work), cell, str(out)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
+    if ended.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        sys.exit(f"{cell} ended with status {ended.returncode}:\n{tail}")
+    return json.loads(out.read_text(encoding="utf-8"))

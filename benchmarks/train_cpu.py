@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import machine, spread, versions
+from measure import machine, run_cell, spread, versions
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "chat" / "ultrachat-1k"
+CELL = Path(__file__).with_name("cpu_cell.py")
 VARIANTS = ("rows-autocast", "rows-weights", "packed-autocast", "packed-weights")
 ALL = (*VARIANTS, "rows-pure", "packed-pure", "rows-fp32", "packed-fp32")
 LAST = 4  # steps whose mean loss is compared
@@ -77,28 +76,6 @@ def cells(variants: Sequence[str]) -> list[str]:
     return turns
 
 
-def run_cell(work: Path, cell: str, threads: int) -> dict[str, Any]:
-    """One measurement in a process of its own; leaves the runner when it fails.
-
-    This process stays small: Linux hands its peak memory on to the processes it starts.
-    """
-    out, log = work / "out.json", work / "cell.log"
-    out.unlink(missing_ok=True)
-    command = [sys.executable, str(Path(__file__).with_name("cpu_cell.py")), str(work), cell]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    with tempfile.TemporaryDirectory(dir=work) as run, log.open("wb") as output:
-        # the folder that the engine writes into is new each time: nothing is resumed
-        (work / "run").unlink(missing_ok=True)
-        (work / "run").symlink_to(run)
-        ended = subprocess.run(
-            [*command, str(out)], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-    if ended.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        sys.exit(f"{cell} ended with status {ended.returncode}:\n{tail}")
-    return json.loads(out.read_text(encoding="utf-8"))
-
-
 def measure(options: argparse.Namespace, console: Console) -> tuple[Results, list[dict[str, Any]]]:
     """All rounds: the results of each cell, and the ceiling of each round."""
     settings = {
@@ -111,20 +88,21 @@ def measure(options: argparse.Namespace, console: Console) -> tuple[Results, lis
         "threads": options.threads,
         "ceiling_seconds": options.ceiling_seconds,
     }
+    environment = {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     turns = cells(options.variants)
     results: Results = {cell: [] for cell in turns}
     ceilings = []
     with tempfile.TemporaryDirectory(prefix="finery-bench-") as name:
         work = Path(name)
         (work / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        plan = run_cell(work, "prepare", options.threads)
+        plan = run_cell(CELL, work, "prepare", environment)
         (work / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         for number in range(1, options.rounds + 1):
-            ceilings.append(run_cell(work, "ceiling", options.threads))
+            ceilings.append(run_cell(CELL, work, "ceiling", environment))
             rate = ceilings[-1]["flops_per_s"] / 1e9
             console.print(f"round {number}: ceiling {rate:,.0f} GFLOP/s (bf16, 2048^3)")
             for cell in turns:
-                result = run_cell(work, cell, options.threads)
+                result = run_cell(CELL, work, cell, environment)
                 result["share"] = result["flops_per_s"] / ceilings[-1]["flops_per_s"]
                 results[cell].append(result)
                 console.print(f"  {cell:<24} {result['tokens_per_s']:>8,.0f} tokens/s")

@@ -140,8 +140,12 @@ def verify_folder(folder: Path, *, hashes: bool = True) -> list[str]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return [f"{manifest} is missing: the folder was never completed"]
+    try:
+        entries = dict(read_json(manifest)["files"])
+    except (FineryError, KeyError, TypeError, ValueError):
+        return [f"{manifest} is not a manifest: it was damaged after it was written"]
     wrong = []
-    for name, entry in read_json(manifest)["files"].items():
+    for name, entry in entries.items():
         path = folder / name
         if not path.is_file():
             wrong.append(f"{path} is missing")

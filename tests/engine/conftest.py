@@ -14,10 +14,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import Run, copy_stories, result_of, tiny_job, write_tiny  # noqa: E402
+from tiny import Run, copy_stories, result_of, tiny_job, write_tiny
 
-from finery.training.job import TrainJob  # noqa: E402
-from finery.training.loop import train  # noqa: E402
+from finery.training.job import TrainJob
+from finery.training.loop import train
 
 MakeJob = Callable[..., TrainJob]
 RunJob = Callable[[TrainJob], Run]
@@ -78,7 +78,7 @@ def run_group() -> RunGroup:
         worker = [str(Path(__file__).with_name("worker.py")), job.run / "job.json", seen]
         command = [sys.executable, *launcher, str(job.processes), *map(str, worker)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        done = subprocess.run(  # noqa: S603 - our own script
+        done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr[-4000:]

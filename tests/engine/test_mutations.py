@@ -282,9 +282,7 @@ def test_a_merge_with_another_scale(
     refuses(job, "another scale than it is trained with")
 
 
-def test_a_merge_that_forgets_the_adapter(
-    job: TrainJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_merge_that_forgets_the_adapter(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         lora, "merged_weight", lambda layer: layer.get_base_layer().weight.detach().float()
     )
@@ -292,9 +290,7 @@ def test_a_merge_that_forgets_the_adapter(
 
 
 @pytest.mark.parametrize("by", [-1, 1])
-def test_labels_shifted_by_one(
-    job: TrainJob, by: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_shifted_by_one(job: TrainJob, by: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = trainee.make_batch
 
     def shifted(rows: TokenRows, indices: Sequence[int], **kwargs: Any) -> Batch:
@@ -323,9 +319,7 @@ def test_hidden_states_shifted_by_one(
     refuses(job, "predicted from the wrong place")
 
 
-def test_a_chunked_head_with_a_wrong_loss(
-    job: TrainJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_chunked_head_with_a_wrong_loss(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loss._HeadLoss.forward
 
     def missing_last_chunk(

@@ -24,10 +24,10 @@ from finery.training.loop import step_plan
 
 pytest.importorskip("trl", reason="trl (in finery[dev]) is the other side of this comparison")
 
-from datasets import Dataset  # noqa: E402
-from peft import LoraConfig, TaskType, get_peft_model  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
-from trl import SFTConfig, SFTTrainer  # noqa: E402
+from datasets import Dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import PreTrainedTokenizerFast
+from trl import SFTConfig, SFTTrainer
 
 MakeJob = Callable[..., TrainJob]
 RunJob = Callable[[TrainJob], Run]
@@ -53,7 +53,7 @@ def rows_in_step_order(job: TrainJob) -> Dataset:
             for group in groups:
                 ids = [rows.row_ids(i).tolist() for i in group]
                 marks = [rows.row_trained(i).tolist() for i in group]
-                table["input_ids"].append(sum(ids, []))
+                table["input_ids"].append([token for row in ids for token in row])
                 table["seq_lengths"].append([len(row) for row in ids])
                 table["labels"].append(
                     [

@@ -40,7 +40,7 @@ PLAIN = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}"
     "{{ eos_token }}{% else %}{{ m['content'] }}\n{% endif %}{% endfor %}"
 )
-WORDS = "the a small bird cat boy saw ran home happy red big tree and was then sang to sea".split()
+STORY = "the a small bird cat boy saw ran home happy red big tree and was then sang to sea"
 LENGTH = 256  # the max_seq_length of a tiny job
 
 
@@ -99,7 +99,7 @@ def conversations(count: int, seed: int = 0) -> Iterator[list[dict[str, str]]]:
     random = np.random.default_rng(seed)
 
     def say(most: int) -> str:
-        return " ".join(random.choice(WORDS, size=int(random.integers(1, most))))
+        return " ".join(random.choice(STORY.split(), size=int(random.integers(1, most))))
 
     for _ in range(count):
         turns = []

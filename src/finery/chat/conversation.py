@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.chat.data_row import BlankLine, Row, shorten
+from finery.chat.mltable import is_mltable, scan_mltable
 from finery.chat.read import FaultList, scan_rows
 from finery.chat.roles import normal_messages, normal_tools
 from finery.errors import Fault
@@ -53,10 +54,10 @@ def read_conversations(path: Path) -> list[Conversation]:
 
 
 def scan_conversations(path: Path, faults: FaultList) -> ConversationFile:
-    """The conversations of a file without a fault; faults are added to `faults`."""
+    """The conversations of a file, or of an MLTable, without a fault; faults go to `faults`."""
     conversations: list[Conversation] = []
     blank_lines, without, count = 0, [], 0
-    for item in scan_rows(path):
+    for item in scan_mltable(path) if is_mltable(path) else scan_rows(path):
         if isinstance(item, BlankLine):
             blank_lines += 1
         elif isinstance(item, Fault):

@@ -79,6 +79,7 @@ def _encode(
     cut_rows: list[RowLoss] = []
     dropped_rows: list[RowLoss] = []
     total = trainable = 0
+    several = len({conversation.file for conversation in conversations}) > 1
     for start in range(0, len(conversations), batch_size):
         chunk = conversations[start : start + batch_size]
         for conversation, rendered in _render_all(chunk, renderer, faults):
@@ -89,7 +90,7 @@ def _encode(
                 kept.append((fitted.ids, fitted.trained, conversation.row))
             if fitted.reason:
                 target = cut_rows if fitted.ids else dropped_rows
-                target.append(_row_loss(conversation, fitted))
+                target.append(_row_loss(conversation, fitted, several))
     if faults:
         raise InputError(faults, "rows the chat template cannot express")
     rows = make_rows(kept)
@@ -112,8 +113,9 @@ def _encode(
     return rows, ledger.close()
 
 
-def _row_loss(conversation: Conversation, fitted: Fitted) -> RowLoss:
-    return RowLoss(conversation.row, fitted.cut, fitted.trained_cut, fitted.reason)
+def _row_loss(conversation: Conversation, fitted: Fitted, several: bool) -> RowLoss:
+    file = conversation.file if several else ""
+    return RowLoss(conversation.row, fitted.cut, fitted.trained_cut, fitted.reason, file)
 
 
 def _render_all(

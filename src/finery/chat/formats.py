@@ -108,6 +108,11 @@ def read_tsv(path: Path) -> Iterator[Item]:
     return _delimited(path, "\t", "TSV")
 
 
+def read_delimited(path: Path, delimiter: str) -> Iterator[Item]:
+    """Rows under a header, cells parted by one character; otherwise as `read_csv`."""
+    return _delimited(path, delimiter, "delimited")
+
+
 def _delimited(path: Path, delimiter: str, name: str) -> Iterator[Item]:
     text = yield from _whole_text(path)
     if text is None:

@@ -8,6 +8,7 @@ the total, or no training starts.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from finery.errors import FineryError
@@ -21,6 +22,12 @@ class RowLoss:
     tokens: int  # tokens that do not enter training
     trained: int  # how many of those would have carried loss
     reason: str
+    file: str = ""  # its file, when the split has several
+
+    @property
+    def place(self) -> str:
+        """The row as a sentence names it."""
+        return f"{Path(self.file).name}:{self.row}" if self.file else str(self.row)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Ledger:
     """The account of one split."""
 
     split: str
-    file: str
+    file: str  # of several files the first
     rows_read: int
     rows_used: int
     total: int
@@ -70,7 +77,7 @@ class Ledger:
         ]
         for name, losses in (("cut", self.cut_rows), ("dropped", self.dropped_rows)):
             if losses:
-                shown = ", ".join(str(loss.row) for loss in losses[:10])
+                shown = ", ".join(loss.place for loss in losses[:10])
                 more = f" and {len(losses) - 10} more" if len(losses) > 10 else ""
                 share = 100 * sum(loss.trained for loss in losses) / max(self.trainable, 1)
                 said.append(

@@ -83,7 +83,7 @@ def refusals(ledger: Ledger, policy: str) -> Iterable[Fault]:
 
 
 def _fault(ledger: Ledger, loss: RowLoss, found: str, remedy: str) -> Fault:
-    where = f"{ledger.file}:{loss.row}"
+    where = f"{loss.file or ledger.file}:{loss.row}"
     return Fault(where, found, f"at most {ledger.max_seq_length:,} tokens", remedy)
 
 

@@ -73,15 +73,18 @@ def read_rows(path: Path) -> Iterator[Row]:
     faults.raise_any()
 
 
-def scan_rows(path: Path) -> Iterator[Item]:
-    """Rows, blank lines and faults of a file in file order; raises nothing for bad input."""
-    wrong = _path_fault(path)
+def scan_rows(path: Path, reader: Callable[[Path], Iterator[Item]] | None = None) -> Iterator[Item]:
+    """Rows, blank lines and faults of a file in file order; raises nothing for bad input.
+
+    The suffix chooses the reader when none is given.
+    """
+    wrong = _path_fault(path, reader)
     if wrong:
         yield wrong
         return
     something = False
     try:
-        for item in SUFFIXES[path.suffix.lower()](path):
+        for item in (reader or SUFFIXES[path.suffix.lower()])(path):
             something = something or isinstance(item, Row | Fault)
             yield (find_flaw(item) or item) if isinstance(item, Row) else item
     except OSError as error:
@@ -91,7 +94,7 @@ def scan_rows(path: Path) -> Iterator[Item]:
         yield Fault(str(path), "no rows", "at least one row")
 
 
-def _path_fault(path: Path) -> Fault | None:
+def _path_fault(path: Path, reader: Callable[[Path], Iterator[Item]] | None) -> Fault | None:
     name, suffix = str(path), path.suffix.lower()
     try:
         if path.is_dir():
@@ -100,13 +103,14 @@ def _path_fault(path: Path) -> Fault | None:
             return _missing_fault(path)
         if suffix in _PACKED:
             return Fault(name, "a packed file", f"one of {_READABLE}", "Unpack it first.")
-        if suffix not in SUFFIXES:
+        if reader is None and suffix not in SUFFIXES:
             remedy = "Name or convert it so."
             found = f"the suffix {suffix}" if suffix else "no suffix"
             return Fault(name, found, f"one of {_READABLE}", remedy)
         if path.stat().st_size == 0:
             return Fault(name, "an empty file", "at least one row")
-        return _signature_fault(path)
+        is_parquet = (reader or SUFFIXES[suffix]) is read_parquet
+        return None if is_parquet else _signature_fault(path)
     except OSError as error:
         return Fault(name, f"a file that cannot be read ({error.strerror})", "a readable file")
 
@@ -130,11 +134,12 @@ def _missing_fault(path: Path) -> Fault:
 
 
 def _signature_fault(path: Path) -> Fault | None:
-    """A text file that begins as something else: another encoding, an archive, a Parquet file."""
+    """A text file that begins as something else: another encoding, an archive, a Parquet file.
+
+    Not asked about Parquet files: their reader says itself what is wrong.
+    """
     with path.open("rb") as file:
         start = file.read(4)
-    if path.suffix.lower() == ".parquet":
-        return None  # the Parquet reader says itself what is wrong
     for signature, (found, remedy) in _SIGNATURES.items():
         if start.startswith(signature):
             return Fault(str(path), found, "UTF-8 text", remedy)

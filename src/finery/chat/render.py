@@ -256,6 +256,18 @@ def load_renderer(folder: Path) -> Renderer:
     return renderer
 
 
+def with_template(renderer: Renderer, template: str, name: str) -> Renderer:
+    """`renderer` with another chat template, called `name` in messages; raises FineryError.
+
+    The tokenizer is the same object and carries the new template from now on.
+    """
+    renderer.tokenizer.chat_template = template
+    try:
+        return make_renderer(renderer.tokenizer, name)
+    except FineryError as error:
+        raise FineryError(f"{name}: {error}") from error
+
+
 def make_renderer(tokenizer: PreTrainedTokenizerFast, name: str) -> Renderer:
     """A renderer for `tokenizer`; what its template does is found out by rendering probes."""
     template = tokenizer.chat_template
@@ -308,6 +320,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
 def _find_content(text: str, message: Message, cursor: int) -> int:
     """Past the place of a user's, system's or tool's text; raises when it was dropped."""
     content = (message.get("content") or "").strip()
+    if message["role"] == "system" and content in text:  # some templates move it: not a place
+        return cursor
     place = text.find(content, cursor)
     if place < 0 and message["role"] != "tool":  # tool results may be rendered as JSON
         raise RenderError(f"the chat template drops the {message['role']} message {content[:40]!r}")

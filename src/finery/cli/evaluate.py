@@ -22,7 +22,7 @@ class Measured:
     """One model on the held-out file."""
 
     losses: RowLosses
-    rows: list[int]  # the file's row numbers the losses belong to, in their order
+    rows: list[tuple[str, int]]  # file and row number of each loss, in their order
     ledger: Ledger
     answers: list[AnsweredRow]
 
@@ -117,7 +117,9 @@ def _measure(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
-    return Measured(losses, rows.rows.tolist(), ledger, answers)
+    dropped = {(loss.file or ledger.file, loss.row) for loss in ledger.dropped_rows}
+    places = [(one.file, one.row) for one in conversations]
+    return Measured(losses, [p for p in places if p not in dropped], ledger, answers)
 
 
 def _same_rows(base: Measured | None, tuned: Measured) -> tuple[RowLosses | None, RowLosses]:
@@ -128,7 +130,7 @@ def _same_rows(base: Measured | None, tuned: Measured) -> tuple[RowLosses | None
     return _selected(base, shared), _selected(tuned, shared)
 
 
-def _selected(measured: Measured, rows: Sequence[int]) -> RowLosses:
+def _selected(measured: Measured, rows: Sequence[tuple[str, int]]) -> RowLosses:
     from dataclasses import fields, replace
 
     places = [measured.rows.index(row) for row in rows]

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from finery.evaluation.answers import AnsweredRow
@@ -131,10 +132,15 @@ def _ledger(ledgers: Sequence[Mapping[str, Any]]) -> list[Block]:
         for name in ("cut", "dropped"):
             lost = ledger.get(f"{name}_rows") or []
             if lost:
-                listed = ", ".join(str(loss["row"]) for loss in lost[:20])
+                listed = ", ".join(_place(loss) for loss in lost[:20])
                 more = f" and {len(lost) - 20:,} more" if len(lost) > 20 else ""
                 blocks.append(Paragraph(f"{ledger['split']}, rows {name}: {listed}{more}."))
     return blocks
+
+
+def _place(loss: Mapping[str, Any]) -> str:
+    """The row a token was lost of; with its file where the split has several."""
+    return f"{Path(loss['file']).name}:{loss['row']}" if loss.get("file") else str(loss["row"])
 
 
 def _evaluation_title(facts: Facts) -> str:

@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from finery.model import cpu_attention
+
 NAME = "finery_documents"
 
 
@@ -64,18 +66,8 @@ def _per_document(
     dropout: float,
 ) -> Tensor:
     """One fused causal kernel a document: work grows with the sum of squares, not the square."""
-    grouped = query.shape[1] != key.shape[1]
     parts = [
-        F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=_window_mask(q.shape[2], window, q.device),
-            is_causal=not _exceeds(q.shape[2], window),
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
+        _document(q, k, v, scaling, window, dropout)
         for q, k, v in zip(
             query.split(lengths, dim=2),
             key.split(lengths, dim=2),
@@ -87,15 +79,34 @@ def _per_document(
     return joined.transpose(1, 2).contiguous()
 
 
-def _exceeds(length: int, window: int | None) -> bool:
-    return window is not None and length > window
+def _document(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> Tensor:
+    """Causal attention within one document, (1, heads, L, D)."""
+    length = query.shape[2]
+    beyond = window is not None and length > window
+    if not beyond and cpu_attention.fits(query, length, dropout):
+        return cpu_attention.block_attention(query, key, value, scaling)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=_window_mask(length, window, query.device) if beyond else None,
+        is_causal=not beyond,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
 
 
 @lru_cache(maxsize=8)
-def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+def _window_mask(length: int, window: int, device: torch.device) -> Tensor:
     """A causal band of `window` tokens, for documents longer than a sliding window."""
-    if window is None or length <= window:
-        return None
     distance = torch.arange(length, device=device)
     distance = distance.view(-1, 1) - distance.view(1, -1)
     return (distance >= 0) & (distance < window)

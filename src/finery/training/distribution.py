@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed
 from accelerate import Accelerator, DeepSpeedPlugin, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradScalerKwargs
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,6 +37,9 @@ def make_accelerator(recipe: Recipe, device: str, accumulation: int) -> Accelera
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
         config = deepspeed_config(recipe, device, accumulation)
         plugin = DeepSpeedPlugin(hf_ds_config=config)
+    if not torch.distributed.is_initialized():
+        # accelerate keeps its state for the life of a process; a notebook trains many times
+        AcceleratorState._reset_state(reset_partial_state=True)
     # accelerate ignores DeepSpeed when its Accelerator is made with cpu=True, and finds no
     # process group on the CPU when it is not: so the (shared) process state is made first.
     PartialState(cpu=device == "cpu")

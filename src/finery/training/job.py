@@ -49,6 +49,8 @@ class TrainJob:
     processes: int
     accumulation: int
     run: Path  # the output folder
+    validation_sha256: str = ""  # "" without validation rows
+    renderer: str = ""  # the renderer's fingerprint: tokenizer and chat template
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -59,6 +61,8 @@ class TrainJob:
             **{k: v for k, v in recipe.items() if k not in paths},
             "model": self.model_sha256,
             "data": self.train_sha256,
+            "validation_data": self.validation_sha256,
+            "renderer": self.renderer,
             "max_seq_length": self.max_seq_length,
             "device": self.device,
             # ZeRO's optimizer is cut by process; plain and DDP runs may go on with another count

@@ -15,8 +15,9 @@ from finery.chat.conversation import Conversation, scan_conversations
 from finery.chat.encode import encode, rows_folder
 from finery.chat.ledger import Ledger
 from finery.chat.long_rows import refuse_losses
+from finery.chat.mltable import is_mltable, mltable_files
 from finery.chat.read import FaultList
-from finery.chat.render import Renderer, load_renderer
+from finery.chat.render import Renderer, load_renderer, with_template
 from finery.chat.rows import TokenRows
 from finery.chat.split import Splits, split_as_component
 from finery.errors import Fault, InputError
@@ -24,7 +25,10 @@ from finery.files import sha256_json
 from finery.model.folder import ModelFolder
 from finery.model.sources import resolve_source
 from finery.planning.plan import Plan, disk_bytes, memory_bytes, model_shape
+from finery.recipe.finetune_config import Configured, apply_finetune_config
 from finery.recipe.inputs import Recipe
+from finery.recipe.resolve import Resolved
+from finery.recipe.rules import SPLITS
 from finery.training.devices import Devices, choose_devices
 from finery.training.job import TrainJob
 from finery.training.loop import eval_interval, step_plan
@@ -46,12 +50,25 @@ class Prepared:
     plan: Plan
     notes: tuple[str, ...]
 
+    @property
+    def resolved(self) -> Resolved:
+        """The recipe as it will run, a fine-tune configuration worked in."""
+        return Resolved(self.recipe, dict(self.origins), self.notes)
+
 
 def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = ()) -> Prepared:
-    """Everything up to the first step; raises InputError with all that is wrong."""
-    devices = choose_devices(recipe)
+    """Everything up to the first step; raises InputError with all that is wrong.
+
+    Writes nothing but what the finery home keeps for the next start: an imported model, token
+    rows, hashes of large files.
+    """
     base = resolve_source(recipe.model_source)
-    renderer = load_renderer(base.path)
+    configured = apply_finetune_config(
+        recipe, origins, (Path(recipe.model_source), base.path)
+    )
+    recipe = configured.recipe
+    devices = choose_devices(recipe)
+    renderer = _renderer(base.path, configured)
     splits = read_splits(recipe)
     limit = sequence_limit(recipe, base.path, renderer)
     rows, ledgers = _encode_all(recipe, renderer, splits, limit)
@@ -64,7 +81,9 @@ def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = (
         validation_rows=_folder(recipe, renderer, splits.validation, "validation", limit)
         if splits.validation
         else None,
-        train_sha256=sha256_json([[c.row, c.key] for c in splits.train]),
+        train_sha256=_content(splits.train),
+        validation_sha256=_content(splits.validation) if splits.validation else "",
+        renderer=renderer.fingerprint,
         pad_id=renderer.pad_id,
         end_of_turn_id=renderer.end_of_turn_id,
         max_seq_length=limit,
@@ -73,18 +92,55 @@ def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = (
         accumulation=devices.accumulation,
         run=Path(recipe.output_dir),
     )
-    said = (*notes, *devices.notes, *renderer.notes, splits.rule)
+    said = (*notes, *configured.notes, *devices.notes, *renderer.notes, splits.rule)
     plan = make_plan(job, devices, rows["train"], said)
     return Prepared(
-        recipe, origins, base, renderer, splits, tuple(ledgers), rows["test"], job, plan, said
+        recipe,
+        configured.origins,
+        base,
+        renderer,
+        splits,
+        tuple(ledgers),
+        rows["test"],
+        job,
+        plan,
+        said,
     )
+
+
+def _renderer(folder: Path, configured: Configured) -> Renderer:
+    """The model's renderer, with the chat template of the fine-tune configuration if it has one."""
+    renderer = load_renderer(folder)
+    if not configured.template:
+        return renderer
+    name = f"finetune_chat_template of {configured.template_origin}"
+    return with_template(renderer, configured.template, name)
+
+
+def _content(conversations: Sequence[Conversation]) -> str:
+    """A hash of rows and messages, wherever their files lie."""
+    return sha256_json([[c.row, c.key] for c in conversations])
+
+
+def data_files(recipe: Recipe) -> dict[str, Path]:
+    """Every data file of the recipe by role: "train", or "train:part-1.jsonl" of an MLTable."""
+    files = {}
+    for split in SPLITS:
+        path = Path(recipe.data_path(split))
+        if recipe.data_path(split) and is_mltable(path):
+            table, *parts = mltable_files(path)
+            files[f"{split}:{table.name}"] = table
+            files |= {f"{split}:{p.relative_to(table.parent).as_posix()}": p for p in parts}
+        elif recipe.data_path(split):
+            files[split] = path
+    return files
 
 
 def read_splits(recipe: Recipe) -> Splits:
     """The conversations of every file of the recipe; all faults of all files in one error."""
     faults = FaultList()
     read: dict[str, list[Conversation] | None] = {}
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         path = recipe.data_path(split)
         read[split] = scan_conversations(Path(path), faults).conversations if path else None
     faults.raise_any()
@@ -114,7 +170,7 @@ def _encode_all(
     recipe: Recipe, renderer: Renderer, splits: Splits, limit: int
 ) -> tuple[dict[str, TokenRows], list[Ledger]]:
     rows, ledgers = {}, []
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         rows[split], ledger = encode(
             getattr(splits, split),
             renderer,

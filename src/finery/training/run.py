@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from finery.errors import FineryError
 from finery.evaluation.report import report_markdown
 from finery.files import read_json, write_atomic, write_json
 from finery.model.manifest import run_manifest
-from finery.recipe.inputs import Recipe
+from finery.recipe.inputs import SETTINGS, Recipe
 from finery.recipe.reference import recipe_yaml
-from finery.recipe.resolve import Resolved
+from finery.recipe.resolve import Resolved, resolve
 from finery.training.events import Report, read_metrics
 from finery.training.launch import only_run_in, run_training
 from finery.training.prepare import Prepared, ledger_facts, prepare
@@ -48,7 +48,7 @@ def finetune(
     SelfTestError before the first step, FineryError when the output folder belongs to
     another run. A crash loses the steps since the last checkpoint; call again to go on.
     """
-    resolved = recipe if isinstance(recipe, Resolved) else Resolved(recipe, {}, ())
+    resolved = recipe if isinstance(recipe, Resolved) else _checked(recipe)
     prepared = prepare(resolved.recipe, resolved.origins, resolved.notes)
     folder = prepared.job.run
     claim(prepared)
@@ -68,6 +68,14 @@ def finetune(
         if not (folder / "training.json").is_file():
             run_training(prepared.job, report, lock)
         return Run(folder, _after_training(prepared, report, command))
+
+
+def _checked(recipe: Recipe) -> Resolved:
+    """A recipe made in Python, checked as one from a file is."""
+    given = {k: v for k, v in asdict(recipe).items() if v != SETTINGS[k].default}
+    resolved = resolve(None, given)
+    origins = {k: "given" if k in given else "default" for k in resolved.origins}
+    return replace(resolved, origins=origins)
 
 
 def claim(prepared: Prepared) -> None:

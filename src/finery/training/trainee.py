@@ -21,6 +21,7 @@ from finery.files import new_folder
 from finery.model.batch import Batch, make_batch
 from finery.model.load import isolates_documents, load_model
 from finery.model.lora import Lora, attach_lora
+from finery.model.lora_linear import fuse_lora
 from finery.model.loss import LossModel, has_plain_head
 from finery.training import distribution
 from finery.training.checkpoint import (
@@ -57,7 +58,9 @@ class Trainee:
         self.causal, self.tuned = causal, tuned
         self.progress = Progress()
         self.resume = resume
-        stage3 = _zero_stage(accelerator) == 3  # its head is whole only inside its own forward
+        stage3 = _zero_stage(accelerator) == 3  # weights are whole only in their own layer's forward
+        if not stage3:
+            fuse_lora(tuned)
         self.loss_model = LossModel(tuned, causal, has_plain_head(causal) and not stage3)
         self.model: nn.Module = self.loss_model
         self.padded = _padded(job, causal)
