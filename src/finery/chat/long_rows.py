@@ -66,7 +66,7 @@ def refusals(ledger: Ledger, policy: str) -> Iterable[Fault]:
     lost = [*ledger.cut_rows, *ledger.dropped_rows]
     if policy == "refuse":
         for loss in lost:
-            yield _fault(ledger, loss, f"a row {loss.tokens:,} tokens over the limit", remedy)
+            yield _fault(ledger, loss, f"a row of {loss.tokens:,} tokens", remedy)
     if policy != "auto":
         return
     for loss in ledger.dropped_rows:

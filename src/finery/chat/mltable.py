@@ -28,7 +28,7 @@ NAME = "MLTable"
 _MAX_BYTES = 1_000_000
 _TOP = ("$schema", "type", "paths", "transformations", "traits", "metadata")
 _PATH_KEYS = ("file", "pattern", "folder")
-_CHANGES = (
+CHANGES = (
     "take",
     "take_random_sample",
     "skip",
@@ -195,7 +195,9 @@ def _unknown_keys(value: dict[str, Any], where: str) -> Iterator[Fault]:
 
 def _files(entries: Any, definition: Path) -> tuple[list[Path], list[Fault]]:
     if not isinstance(entries, list) or not entries:
-        return [], [Fault(f"{definition}:paths", _shown(entries), "a list of file, pattern, folder")]
+        return [], [
+            Fault(f"{definition}:paths", _shown(entries), "a list of file, pattern, folder")
+        ]
     files: dict[Path, str] = {}
     faults = []
     for number, entry in enumerate(entries):
@@ -285,7 +287,7 @@ def _single(step: Any) -> tuple[Any, Any]:
 
 
 def _refused_step(step: Any, name: Any, place: str, expected: str) -> Fault:
-    if name in _CHANGES:
+    if name in CHANGES:
         wanted = f"{expected} alone: rows and columns are taken as they are"
         return Fault(place, f"the transformation {name}", wanted, "Write the rows to a file first.")
     if not isinstance(name, str) or name in READERS:

@@ -256,14 +256,14 @@ def load_renderer(folder: Path) -> Renderer:
     return renderer
 
 
-def with_template(renderer: Renderer, template: str, name: str) -> Renderer:
-    """`renderer` with another chat template, called `name` in messages; raises FineryError.
+def with_template(tokenizer: PreTrainedTokenizerFast, template: str, name: str) -> Renderer:
+    """A renderer with another chat template, called `name` in messages; raises FineryError.
 
-    The tokenizer is the same object and carries the new template from now on.
+    `tokenizer` carries the new template from now on.
     """
-    renderer.tokenizer.chat_template = template
+    tokenizer.chat_template = template
     try:
-        return make_renderer(renderer.tokenizer, name)
+        return make_renderer(tokenizer, name)
     except FineryError as error:
         raise FineryError(f"{name}: {error}") from error
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from typing import Any
 
 import typer
 
 from finery.cli.flags import flags_help, parse_flags
+from finery.errors import FineryError
 from finery.recipe.resolve import Resolved, resolve
 
 
@@ -14,11 +17,12 @@ def finetune_command(context: typer.Context) -> None:
     """Fine-tune: import, data, train, evaluate, package, into one folder."""
     argv = list(context.args)
     if "--help" in argv or "-h" in argv:
-        typer.echo(_USAGE)
+        typer.echo(USAGE)
         typer.echo(flags_help())
         return
-    dry_run = "--dry-run" in argv
-    options = parse_flags([word for word in argv if word != "--dry-run"])
+    words = [word for word in argv if word not in ("--dry-run", "--dry_run")]
+    dry_run = len(words) < len(argv)
+    options = parse_flags(words)
     resolved = resolve(options.file, options.values, faults=options.faults)
     if dry_run:
         _print_plan(resolved)
@@ -26,13 +30,23 @@ def finetune_command(context: typer.Context) -> None:
         run_with_progress(resolved)
 
 
-_USAGE = """\
+USAGE = """\
 finery finetune RECIPE.yaml [--any-input VALUE ...] [--dry-run]
 finery finetune --model M --train FILE [--test FILE] [--any-input VALUE ...]
 
 Runs the whole of a fine-tuning without any server: import, data, train, evaluate, package.
---dry-run prints the resolved recipe, the token ledger and the plan, and starts nothing.
+--dry-run prints the resolved recipe, the token ledger and the plan, and starts nothing. It
+writes nothing but the caches under FINERY_HOME: imported models and token rows.
+
+Every input is an option, with dashes or underscores; an option wins over the recipe file. The
+same command started again goes on where it was stopped, and does nothing when it is finished.
 """
+
+
+class Interrupted(FineryError):
+    """A person stopped a run with Ctrl-C; what it has done stays."""
+
+    exit_status = 130
 
 
 def run_with_progress(resolved: Resolved) -> None:
@@ -44,8 +58,15 @@ def run_with_progress(resolved: Resolved) -> None:
     from finery.training.run import finetune
 
     console = Console()
-    with Progress(console) as progress:
-        run = finetune(resolved, report=progress, command=["finery", *sys.argv[1:]])
+    try:
+        with Progress(console) as progress:
+            run = finetune(resolved, report=progress, command=["finery", *sys.argv[1:]])
+    except KeyboardInterrupt:
+        without = " without --overwrite-output" if resolved.recipe.overwrite_output else ""
+        raise Interrupted(
+            f"stopped. The same command{without} goes on from the last checkpoint in "
+            f"{resolved.recipe.output_dir}."
+        ) from None
     console.print(report_console(run.facts))
 
 
@@ -55,10 +76,13 @@ def _print_plan(resolved: Resolved) -> None:
 
     from finery.recipe.reference import recipe_yaml
     from finery.training.prepare import prepare
+    from finery.training.run import check_output
 
     prepared = prepare(resolved.recipe, resolved.origins, resolved.notes)
+    check_output(prepared)
     console = Console(highlight=False)
-    console.print(recipe_yaml(resolved), markup=False, soft_wrap=True)
+    written = recipe_yaml(replace(prepared.resolved, notes=()))
+    console.print(written, markup=False, soft_wrap=True)
     for sentence in prepared.notes:
         console.print(f"note: {sentence}", markup=False, soft_wrap=True)
     console.rule("token ledger")
@@ -69,7 +93,7 @@ def _print_plan(resolved: Resolved) -> None:
     console.print(plan_text(prepared.plan.to_dict()), markup=False)
 
 
-def plan_text(plan: dict) -> str:
+def plan_text(plan: dict[str, Any]) -> str:
     """A plan in a few lines."""
     gib = 1024**3
     return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 from typing import Annotated
@@ -12,9 +14,19 @@ from finery import __version__
 from finery.cli import data, model
 from finery.cli.chat import chat_command
 from finery.cli.evaluate import evaluate_command
-from finery.cli.finetune import finetune_command
+from finery.cli.finetune import Interrupted, finetune_command
 from finery.cli.quickstart import quickstart_command
-from finery.errors import FineryError
+from finery.errors import FineryError, InputError, SelfTestError
+
+EXIT_STATUSES = {
+    0: "done",
+    FineryError.exit_status: "refused or failed; the message says why and what to do",
+    InputError.exit_status: "faults in the input: command line, recipe or data; all are listed",
+    SelfTestError.exit_status: "a proof before the first training step did not hold",
+    Interrupted.exit_status: "interrupted (Ctrl-C)",
+}
+# What a full or read-only disk says: no defect of finery, so no traceback.
+_OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,22 +61,26 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; a FineryError is one message and an exit status, no traceback.
-
-    Exit status: 0 done, 1 refused or failed, 2 faults in the input, 3 a self-test failed,
-    130 interrupted.
-    """
+    """Run the command line; a FineryError is one message and an exit status, no traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # DeepSpeed, where installed, is imported by PEFT and announces that there is no GPU
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: not record.getMessage().startswith("Setting accelerator to CPU")
+    )
     try:
         app()
     except FineryError as error:
         print(f"finery: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        print("\nfinery: stopped. Run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        reason = (error.strerror or str(error)).lower()
+        print(f"finery: {place}{reason}. Make room or choose another place.", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Progress:
             show(event)
 
     def _say(self, text: str, style: str = "") -> None:
-        self.console.print(plain(text), style=style, markup=False, highlight=False)
+        self.console.print(plain(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
     def _note(self, event: dict[str, Any]) -> None:
         self._say(f"note: {event['text']}", "dim")
@@ -60,6 +60,8 @@ class Progress:
     def _start(self, event: dict[str, Any]) -> None:
         if event["step"]:
             self._say(f"going on after step {event['step']}")
+        if self.task is not None:  # a start after running out of memory
+            self.bar.remove_task(self.task)
         self.task = self.bar.add_task(
             "training", total=event["total_steps"], completed=event["step"], figures=""
         )

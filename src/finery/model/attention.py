@@ -136,7 +136,7 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **({"enable_gqa": True} if query.shape[1] != key.shape[1] else {}),
     )
     return out[None]  # pyright: ignore[reportCallIssue, reportIndexIssue, reportArgumentType]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from finery.errors import FineryError
 from finery.model import attention
@@ -52,12 +55,25 @@ def load_model(
         options |= {"quantization_config": _nf4(), "device_map": {"": device}}
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        model = _load(folder, config, options)
+        with no_progress_bars():
+            model = _load(folder, config, options)
     except (OSError, ValueError, KeyError) as error:
         raise FineryError(f"{folder} does not load as a causal language model: {error}") from error
     if quantization == "none":
         model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval()
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without transformers' bars for reading and writing weights."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _load(folder: Path, config: Any, options: dict[str, Any]) -> PreTrainedModel:

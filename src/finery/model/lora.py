@@ -83,6 +83,8 @@ def attach_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
         target_modules=target_modules(model, lora.targets),
         use_rslora=lora.rslora,
         use_dora=lora.dora,
+        # GPT-2's Conv1D holds its weight the other way round; PEFT warns unless it is told
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
     )
     tuned = get_peft_model(model, config, autocast_adapter_dtype=True)  # pyright: ignore[reportArgumentType]
     for parameter in tuned.parameters():
@@ -115,7 +117,8 @@ def merged_weight(layer: LoraLayer) -> Tensor:
     total = base.detach().float() + peft_layer.get_delta_weight(name).detach().float()
     if peft_layer.use_dora.get(name):
         magnitude: Tensor = peft_layer.lora_magnitude_vector[name].weight.detach().float()
-        total *= (magnitude.flatten() / total.norm(dim=1)).unsqueeze(1)
+        inputs = 0 if peft_layer.fan_in_fan_out else 1  # Conv1D is (in, out)
+        total *= (magnitude.flatten() / total.norm(dim=inputs)).unsqueeze(inputs)
     return total
 
 

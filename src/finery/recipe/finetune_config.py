@@ -27,7 +27,7 @@ from typing import Any
 from finery.errors import Fault, InputError
 from finery.recipe.inputs import SETTINGS, Recipe
 from finery.recipe.parse import coerce, found
-from finery.recipe.rules import cross_faults
+from finery.recipe.rules import cross_faults, remarks
 
 PACKAGED = "finetune_config.json"
 _TASKS = ("chat-completion", "ChatCompletion")
@@ -127,6 +127,7 @@ class _Reading:
 
     def __init__(self, recipe: Recipe, origins: dict[str, str], path: Path, strict: bool) -> None:
         self.recipe, self.origins, self.path, self.strict = recipe, origins, path, strict
+        self.said = remarks(recipe)
         self.template = ""
         self.notes: list[str] = []
         self.faults: list[Fault] = []
@@ -146,7 +147,8 @@ class _Reading:
             self.faults.append(replace(fault, where=f"{self.path}:{fault.where}"))
 
     def result(self) -> Configured:
-        """What came out of it."""
+        """What came out of it; what it makes another input do is said too."""
+        self.notes += [note for note in remarks(self.recipe) if note not in self.said]
         origin = str(self.path) if self.template else ""
         return Configured(self.recipe, self.origins, self.template, origin, tuple(self.notes))
 

@@ -250,6 +250,48 @@ REMARKS = (
         "machine.",
     ),
     Remark(
+        lambda r: _changed(r, "shm_size_finetune"),
+        "shm_size_finetune has no effect: a run started here is in no container.",
+    ),
+    Remark(
+        lambda r: _changed(r, "dataloader_num_workers"),
+        "dataloader_num_workers has no effect: rows are tokenised before training and read from "
+        "memory-mapped files.",
+    ),
+    Remark(
+        lambda r: r.eval_accumulation_steps > 0,
+        "eval_accumulation_steps has no effect: evaluation adds up losses and keeps no "
+        "predictions.",
+    ),
+    Remark(
+        lambda r: bool(r.evaluation_config or r.evaluation_config_params),
+        "evaluation_config and evaluation_config_params have no effect: the figures are always "
+        "loss, BLEU, ROUGE and the checks of each row (eval_generations and max_new_tokens set "
+        "how many answers, and how long).",
+    ),
+    Remark(
+        lambda r: r.resume_from_checkpoint,
+        "resume_from_checkpoint changes nothing: a run always goes on from the newest checkpoint "
+        "in its output_dir.",
+    ),
+    Remark(
+        lambda r: not r.evaluate and _changed(r, "eval_generations", "max_new_tokens"),
+        "eval_generations and max_new_tokens have no effect: evaluate is false.",
+    ),
+    Remark(
+        lambda r: r.apply_lora and not r.merge_lora_weights and r.package_mlflow,
+        "No MLflow model folder is written: it needs the merged model, and merge_lora_weights is "
+        "false.",
+    ),
+    Remark(
+        lambda r: not r.apply_lora and _changed(r, "merge_lora_weights"),
+        "merge_lora_weights has no effect: apply_lora is false.",
+    ),
+    Remark(
+        lambda r: not r.apply_deepspeed and _changed(r, "deepspeed_stage"),
+        "deepspeed_stage has no effect: apply_deepspeed is false.",
+    ),
+    Remark(
         lambda r: bool(r.deepspeed) and _changed(r, "deepspeed_stage"),
         "The DeepSpeed file wins; deepspeed_stage is not used.",
     ),

@@ -59,7 +59,8 @@ def save_checkpoint(
     final = checkpoint_path(checkpoints, progress.step)
     temporary = checkpoints / f"{TEMPORARY}{final.name}"
     if rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for leftover in checkpoints.glob(f"{TEMPORARY}*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         temporary.mkdir(parents=True)
         write_weights(temporary)
         write_json(temporary / PROGRESS, {**asdict(progress), "fingerprint": fingerprint})

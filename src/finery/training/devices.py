@@ -23,13 +23,19 @@ def choose_devices(recipe: Recipe) -> Devices:
 
     Raises InputError when `device` names a kind that is not here.
     """
+    there = check_device(recipe)
+    kind = "cuda" if there and recipe.device != "cpu" else "cpu"
+    return share_work(recipe, kind, there if kind == "cuda" else 1)
+
+
+def check_device(recipe: Recipe) -> int:
+    """The number of GPUs here; raises InputError when the recipe needs one and there is none."""
     import torch
 
     there = torch.cuda.device_count()
     if recipe.device == "cuda" and not there:
         raise InputError([Fault("device", "cuda", "a CUDA GPU, and none is here", "Use auto.")])
-    kind = "cuda" if there and recipe.device != "cpu" else "cpu"
-    return share_work(recipe, kind, there if kind == "cuda" else 1)
+    return there
 
 
 def share_work(recipe: Recipe, kind: str, available: int) -> Devices:

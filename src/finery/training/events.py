@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from finery.errors import FineryError
 from finery.files import read_json, write_atomic, write_json
 from finery.training.job import TrainJob
 
@@ -41,6 +43,17 @@ def metrics_writer(run: Path) -> Report:
     return write
 
 
+def finite(value: float, what: str, step: int) -> float:
+    """`value`, when it is a number; raises FineryError before anything is saved when it is not."""
+    if math.isfinite(value):
+        return value
+    raise FineryError(
+        f"The {what} of step {step:,} is not a number: training has diverged. Start over with a "
+        "lower learning_rate, more warmup_steps, or precision: 32; checkpoints before this step "
+        "are whole."
+    )
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
     path = run / METRICS
@@ -53,31 +66,71 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def mlflow_writer(job: TrainJob) -> Report | None:
+def mlflow_writer(job: TrainJob, report: Report = lambda event: None) -> Report | None:
     """Log to the MLflow server named by MLFLOW_TRACKING_URI; None when it is not set.
 
     A resumed run goes on in the MLflow run it began. The weights are never logged here:
     MLflow saves a PEFT-wrapped model under names that load as new, untrained weights.
+
+    Raises FineryError when the server cannot be used at the start. One that fails later does
+    not stop training: it is said once on `report`, and metrics.jsonl has every line.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    import mlflow
+    from mlflow.exceptions import MlflowException
 
-    mark = job.run / "mlflow_run.json"
-    known = read_json(mark)["run_id"] if mark.is_file() else os.environ.get("MLFLOW_RUN_ID")
-    run = mlflow.start_run(run_id=known, log_system_metrics=False)
-    if not mark.is_file():
-        write_json(mark, {"run_id": run.info.run_id})
-        mlflow.log_params({k: v for k, v in asdict(job.recipe).items() if v != ""})
+    try:
+        _start_mlflow_run(job)
+    except (MlflowException, OSError) as error:
+        raise FineryError(
+            f"MLFLOW_TRACKING_URI names an MLflow that cannot be used ({_first_line(error)}). "
+            "Correct it, or unset it: metrics.jsonl is written in any case."
+        ) from error
+    failed = False
 
     def write(event: Event) -> None:
-        if event["event"] in ("log", "eval"):
-            numbers = {k: float(event[k]) for k in _NUMBERS if k in event}
-            mlflow.log_metrics(numbers, step=event["step"])
-        elif event["event"] == "end":
-            mlflow.end_run("FINISHED" if event["ok"] else "FAILED")
+        nonlocal failed
+        try:
+            _log_to_mlflow(event)
+        except (MlflowException, OSError) as error:
+            if not failed:
+                text = f"MLflow did not take a metric ({_first_line(error)}); training goes on"
+                report({"event": "note", "text": text})
+            failed = True
 
     return write
+
+
+def _start_mlflow_run(job: TrainJob) -> None:
+    """Start the job's MLflow run, or go on with it; a run that is gone is begun anew."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    mark = job.run / "mlflow_run.json"
+    if mark.is_file():
+        try:
+            mlflow.start_run(run_id=read_json(mark)["run_id"], log_system_metrics=False)
+            return
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    run = mlflow.start_run(run_id=os.environ.get("MLFLOW_RUN_ID"), log_system_metrics=False)
+    mlflow.log_params({k: v for k, v in asdict(job.recipe).items() if v != ""})
+    write_json(mark, {"run_id": run.info.run_id})
+
+
+def _log_to_mlflow(event: Event) -> None:
+    import mlflow
+
+    if event["event"] in ("log", "eval"):
+        numbers = {k: float(event[k]) for k in _NUMBERS if k in event}
+        mlflow.log_metrics(numbers, step=event["step"])
+    elif event["event"] == "end":
+        mlflow.end_run("FINISHED" if event["ok"] else "FAILED")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def everyone(reports: Iterable[Report | None]) -> Report:

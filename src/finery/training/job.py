@@ -11,7 +11,7 @@ from finery.recipe.inputs import Recipe
 
 # Settings that say where and how a run is watched, not what it computes: a run may be
 # resumed with others.
-_NOT_IDENTITY = frozenset(
+NOT_IDENTITY = frozenset(
     {
         "output_dir",
         "overwrite_output",
@@ -55,7 +55,7 @@ class TrainJob:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the weights that come out; a checkpoint of another identity is refused."""
-        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in _NOT_IDENTITY}
+        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in NOT_IDENTITY}
         paths = {k for k in recipe if k.endswith("_path") or k.startswith(("compute_", "instance"))}
         return {
             **{k: v for k, v in recipe.items() if k not in paths},

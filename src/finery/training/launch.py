@@ -21,6 +21,7 @@ from finery.errors import FineryError, SelfTestError
 from finery.training.events import Event, Report, everyone, metrics_writer, mlflow_writer
 from finery.training.job import TrainJob, load_job
 
+LOCK = ".lock"  # in a run folder
 _MARK = "finery-event "
 _ERRORS = {error.__name__: error for error in (SelfTestError,)}
 
@@ -44,7 +45,7 @@ def only_run_in(folder: Path) -> Iterator[int]:
     Raises FineryError while another run, or workers that outlived theirs, holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,7 +65,7 @@ def _train_here(job: TrainJob, report: Report) -> None:
 
     from finery.training.loop import train
 
-    reports = everyone([metrics_writer(job.run), mlflow_writer(job), report])
+    reports = everyone([metrics_writer(job.run), mlflow_writer(job, report), report])
     while True:
         try:
             train(job, reports)
@@ -142,6 +143,8 @@ def _follow(worker: subprocess.Popen[str], report: Report) -> Event | None:
         if worker.poll() is None:
             worker.terminate()
             worker.wait()
+        if worker.stdout:
+            worker.stdout.close()
     return error
 
 
@@ -156,10 +159,10 @@ def _worker(path: Path) -> int:
 
     job = load_job(path)
     first = int(os.environ.get("RANK", "0")) == 0
-    reports = everyone(
-        [metrics_writer(job.run), mlflow_writer(job), _send] if first else [lambda event: None]
-    )
+    reports: Report = lambda event: None  # noqa: E731
     try:
+        if first:
+            reports = everyone([metrics_writer(job.run), mlflow_writer(job, _send), _send])
         train(job, reports)
     except FineryError as error:
         _send({"event": "error", "type": type(error).__name__, "message": str(error)})

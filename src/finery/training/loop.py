@@ -24,6 +24,7 @@ from finery.files import write_json
 from finery.model.batch import Batch
 from finery.training import distribution
 from finery.training.checkpoint import Progress, prune_checkpoints
+from finery.training.events import finite
 from finery.training.heldout import heldout_mean
 from finery.training.job import TrainJob
 from finery.training.schedule import learning_rates
@@ -113,6 +114,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
             window = Window()
         if due and validation:
             heldout = heldout_mean(trainee, validation, recipe.per_device_eval_batch_size)
+            heldout = finite(heldout, "held-out loss", progress.step)
             progress = judge(recipe.early_stopping_threshold, progress, heldout)
             report({"event": "eval", "step": progress.step, "eval_loss": heldout})
             stopped_early = exhausted(job, progress)
@@ -275,7 +277,7 @@ class Window:
             "event": "log",
             "step": progress.step,
             "epoch": round(progress.step / plan.steps_per_epoch, 4),
-            "loss": loss,
+            "loss": finite(loss, "loss", progress.step),
             "learning_rate": rate,
             "grad_norm": norm,
             "tokens_per_s": self.tokens / self.seconds,

@@ -7,12 +7,13 @@ output folder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finery.chat.conversation import Conversation, scan_conversations
 from finery.chat.encode import encode, rows_folder
+from finery.chat.golden import GOLDEN_FILE
 from finery.chat.ledger import Ledger
 from finery.chat.long_rows import refuse_losses
 from finery.chat.mltable import is_mltable, mltable_files
@@ -20,6 +21,7 @@ from finery.chat.read import FaultList
 from finery.chat.render import Renderer, load_renderer, with_template
 from finery.chat.rows import TokenRows
 from finery.chat.split import Splits, split_as_component
+from finery.chat.tokenizer import load_tokenizer
 from finery.errors import Fault, InputError
 from finery.files import sha256_json
 from finery.model.folder import ModelFolder
@@ -29,7 +31,7 @@ from finery.recipe.finetune_config import Configured, apply_finetune_config
 from finery.recipe.inputs import Recipe
 from finery.recipe.resolve import Resolved
 from finery.recipe.rules import SPLITS
-from finery.training.devices import Devices, choose_devices
+from finery.training.devices import Devices, check_device, choose_devices
 from finery.training.job import TrainJob
 from finery.training.loop import eval_interval, step_plan
 from finery.training.steps import StepPlan
@@ -62,14 +64,15 @@ def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = (
     Writes nothing but what the finery home keeps for the next start: an imported model, token
     rows, hashes of large files.
     """
+    # What costs nothing is refused before a model is looked for, which may take a download.
+    check_device(recipe)
+    conversations = read_data(recipe)
     base = resolve_source(recipe.model_source)
-    configured = apply_finetune_config(
-        recipe, origins, (Path(recipe.model_source), base.path)
-    )
+    configured = apply_finetune_config(recipe, origins, (Path(recipe.model_source), base.path))
     recipe = configured.recipe
     devices = choose_devices(recipe)
     renderer = _renderer(base.path, configured)
-    splits = read_splits(recipe)
+    splits = split_data(recipe, conversations)
     limit = sequence_limit(recipe, base.path, renderer)
     rows, ledgers = _encode_all(recipe, renderer, splits, limit)
     job = TrainJob(
@@ -110,11 +113,13 @@ def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = (
 
 def _renderer(folder: Path, configured: Configured) -> Renderer:
     """The model's renderer, with the chat template of the fine-tune configuration if it has one."""
-    renderer = load_renderer(folder)
     if not configured.template:
-        return renderer
+        return load_renderer(folder)
+    # Golden ids prove the tokenizer; a base model may have neither them nor a template.
+    golden = (folder / GOLDEN_FILE).is_file()
+    tokenizer = load_renderer(folder).tokenizer if golden else load_tokenizer(folder)
     name = f"finetune_chat_template of {configured.template_origin}"
-    return with_template(renderer, configured.template, name)
+    return with_template(tokenizer, configured.template, name)
 
 
 def _content(conversations: Sequence[Conversation]) -> str:
@@ -136,21 +141,33 @@ def data_files(recipe: Recipe) -> dict[str, Path]:
     return files
 
 
-def read_splits(recipe: Recipe) -> Splits:
-    """The conversations of every file of the recipe; all faults of all files in one error."""
+def read_data(recipe: Recipe) -> dict[str, list[Conversation] | None]:
+    """The conversations by split, None where no data is given; all faults in one InputError."""
     faults = FaultList()
     read: dict[str, list[Conversation] | None] = {}
     for split in SPLITS:
         path = recipe.data_path(split)
         read[split] = scan_conversations(Path(path), faults).conversations if path else None
     faults.raise_any()
-    return split_as_component(
+    return read
+
+
+def split_data(recipe: Recipe, read: Mapping[str, list[Conversation] | None]) -> Splits:
+    """Who trains, validates and tests; test rows are never missing when the run evaluates."""
+    splits = split_as_component(
         read["train"] or [],
         read["validation"],
         read["test"],
         seed=recipe.seed,
         percent=recipe.validation_split_percent,
     )
+    if splits.test or not recipe.evaluate:
+        return splits
+    rule = (
+        f"{splits.rule}; no test rows: base and tuned are compared on the validation rows, "
+        "which also picked the step that was kept"
+    )
+    return replace(splits, test=splits.validation, rule=rule)
 
 
 def sequence_limit(recipe: Recipe, folder: Path, renderer: Renderer) -> int:
@@ -181,6 +198,10 @@ def _encode_all(
         )
         ledgers.append(ledger)
     refuse_losses([ledgers[0]], recipe.long_rows)
+    if not len(rows["train"]):
+        found = f"{ledgers[0].rows_read:,} rows, none of them left at {limit:,} tokens"
+        remedy = "Raise max_seq_length or choose another long_rows."
+        raise InputError([Fault(ledgers[0].file, found, "at least one row to train on", remedy)])
     return rows, [ledger for ledger in ledgers if ledger.rows_read]
 
 

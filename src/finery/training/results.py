@@ -15,14 +15,21 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from finery.chat.render import Renderer
-from finery.chat.rows import TokenRows
+from finery.chat.rows import TokenRows, load_rows
 from finery.evaluation.answers import answer_rows
 from finery.evaluation.compare import compare
 from finery.evaluation.loss import RowLosses, heldout_losses
 from finery.evaluation.report import sample_rows
 from finery.files import new_folder, write_atomic, write_json
 from finery.model.batch import make_batch
-from finery.model.load import DTYPES, isolates_documents, load_model, mixed_precision, stored_dtype
+from finery.model.load import (
+    DTYPES,
+    isolates_documents,
+    load_model,
+    mixed_precision,
+    no_progress_bars,
+    stored_dtype,
+)
 from finery.model.lora import load_adapter, merge
 from finery.model.loss import LossModel, has_plain_head
 from finery.training.events import Report
@@ -124,7 +131,8 @@ def merge_run(prepared: Prepared, report: Report) -> None:
         load_weights(causal, trained)
         save_model(causal.to(dtype), prepared.renderer, prepared.base.path, run / "model")  # pyright: ignore[reportArgumentType]
         return
-    rows = prepared.test_rows
+    # Without held-out rows any others prove the merge as well.
+    rows = prepared.test_rows if len(prepared.test_rows) else load_rows(prepared.job.train_rows)
     adapter = load_adapter(causal, trained)
     before = probe_logits(adapter, rows, prepared.renderer)
     merged = merge(adapter)
@@ -171,7 +179,8 @@ def save_model(model: PreTrainedModel, renderer: Renderer, base: Path, target: P
     with new_folder(target, replace=True) as folder:
         model.config._attn_implementation = "sdpa"  # ours is not known elsewhere
         model.generation_config = generation_config(base, renderer)
-        model.save_pretrained(folder, safe_serialization=True)
+        with no_progress_bars():
+            model.save_pretrained(folder, safe_serialization=True)
         renderer.save(folder)
         for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
             if (base / name).is_file():

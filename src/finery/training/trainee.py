@@ -58,7 +58,8 @@ class Trainee:
         self.causal, self.tuned = causal, tuned
         self.progress = Progress()
         self.resume = resume
-        stage3 = _zero_stage(accelerator) == 3  # weights are whole only in their own layer's forward
+        # under ZeRO-3 a weight is whole only in the forward of its own layer
+        stage3 = _zero_stage(accelerator) == 3
         if not stage3:
             fuse_lora(tuned)
         self.loss_model = LossModel(tuned, causal, has_plain_head(causal) and not stage3)

@@ -72,7 +72,9 @@ def test_every_token_is_trained_context_dropped_or_cut_under_every_policy(
     assert all(rows.lengths <= limit)
     assert all(rows.trained_counts() > 0)
     lost = {loss.row for loss in (*ledger.cut_rows, *ledger.dropped_rows)}
-    assert lost == {chat.row for chat, row in zip(chats, whole, strict=True) if len(row.ids) > limit}
+    assert lost == {
+        chat.row for chat, row in zip(chats, whole, strict=True) if len(row.ids) > limit
+    }
 
 
 def test_rows_are_what_the_renderer_gives_with_their_source_numbers(renderer: Renderer) -> None:

@@ -156,7 +156,7 @@ def test_a_template_that_drops_a_turn_is_refused_not_trained_on_the_rest(tmp_pat
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     renderer = load_renderer(write_tokenizer(tmp_path, template, CHATML.special))
-    with pytest.raises(RenderError, match="drops|cannot be told"):
+    with pytest.raises(RenderError, match=r"drops|cannot be told"):
         renderer.render(TURNS)
 
 

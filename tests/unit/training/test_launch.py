@@ -1,0 +1,195 @@
+"""Starting training: in this process or several, one run a folder, errors as the workers say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finery.errors import FineryError, SelfTestError
+from finery.recipe.inputs import Recipe
+from finery.training import launch, loop
+from finery.training.events import read_metrics
+from finery.training.job import TrainJob, load_job
+from finery.training.launch import halved, only_run_in, run_training
+
+Event = dict[str, Any]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainJob:
+    recipe = Recipe(model="m", per_device_train_batch_size=8)
+    return TrainJob(
+        recipe=recipe,
+        model_folder=tmp_path / "model",
+        model_source="m",
+        model_sha256="1",
+        train_rows=tmp_path / "rows",
+        validation_rows=None,
+        train_sha256="2",
+        pad_id=0,
+        end_of_turn_id=1,
+        max_seq_length=64,
+        device="cpu",
+        processes=1,
+        accumulation=2,
+        run=tmp_path,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def with_recipe(job: TrainJob, processes: int = 1, **changes: Any) -> TrainJob:
+    import dataclasses
+
+    recipe = dataclasses.replace(job.recipe, **changes)
+    return dataclasses.replace(job, recipe=recipe, processes=processes)
+
+
+@pytest.mark.parametrize(("micro", "smaller", "steps"), [(8, 4, 4), (2, 1, 4), (5, 1, 10)])
+def test_a_halved_micro_batch_keeps_the_rows_of_a_step(
+    job: TrainJob, micro: int, smaller: int, steps: int
+) -> None:
+    less = halved(with_recipe(job, per_device_train_batch_size=micro))
+    assert (less.recipe.per_device_train_batch_size, less.accumulation) == (smaller, steps)
+    assert smaller * steps == micro * job.accumulation
+
+
+def out_of_memory_above(limit: int) -> Callable[..., None]:
+    def train(job: TrainJob, report: Callable[[Event], None]) -> None:
+        if job.recipe.per_device_train_batch_size > limit:
+            raise torch.OutOfMemoryError
+        report({"event": "log", "step": 1, "loss": 1.0})
+
+    return train
+
+
+def test_out_of_memory_halves_the_micro_batch_and_says_so(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train", out_of_memory_above(2))
+    seen: list[Event] = []
+    run_training(with_recipe(job, auto_find_batch_size=True), seen.append)
+    assert [event["text"] for event in seen if event["event"] == "note"] == [
+        "out of memory: micro-batch 8 -> 4",
+        "out of memory: micro-batch 4 -> 2",
+    ]
+    assert seen[-1] == {"event": "end", "ok": True}
+    assert [row["step"] for row in read_metrics(job.run)] == [1]
+
+
+@pytest.mark.parametrize(("find", "limit"), [(False, 4), (True, 0)])
+def test_out_of_memory_without_a_way_out_says_what_to_lower(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, find: bool, limit: int
+) -> None:
+    monkeypatch.setattr(loop, "train", out_of_memory_above(limit))
+    with pytest.raises(FineryError, match=r"ran out of memory.*gradient_checkpointing"):
+        run_training(with_recipe(job, auto_find_batch_size=find), lambda event: None)
+
+
+def test_a_training_that_fails_is_ended_as_failed(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*_: Any) -> None:
+        raise SelfTestError("a leak")
+
+    monkeypatch.setattr(loop, "train", train)
+    seen: list[Event] = []
+    with pytest.raises(SelfTestError):
+        run_training(job, seen.append)
+    assert seen == [{"event": "end", "ok": False}]
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with (
+        only_run_in(folder),
+        pytest.raises(FineryError, match="Another run is at work"),
+        only_run_in(folder),
+    ):
+        pass
+    with only_run_in(folder) as lock:
+        assert os.fstat(lock).st_size == 0
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[list[str]]]:
+    """`workers(code)`: in place of torchrun, `code` runs; returns the commands asked for."""
+    real = subprocess.Popen
+
+    def use(code: str) -> list[list[str]]:
+        asked: list[list[str]] = []
+
+        def start(command: list[str], **options: Any) -> Any:
+            asked.append(command)
+            return real([sys.executable, "-c", code], **options)
+
+        monkeypatch.setattr(launch.subprocess, "Popen", start)
+        return asked
+
+    return use
+
+
+def saying(*events: Event, status: int = 0) -> str:
+    lines = [f"print('finery-event ' + {json.dumps(json.dumps(event))})" for event in events]
+    return "\n".join(["print('chatter')", *lines, f"raise SystemExit({status})"])
+
+
+def test_workers_are_started_through_torchrun_and_their_events_passed_on(
+    job: TrainJob, workers: Callable[[str], list[list[str]]]
+) -> None:
+    several = with_recipe(job, processes=2)
+    asked = workers(saying({"event": "log", "step": 1}))
+    seen: list[Event] = []
+    with only_run_in(job.run) as lock:
+        run_training(several, seen.append, lock)
+    assert seen == [{"event": "log", "step": 1}]
+    (command,) = asked
+    assert command[1:3] == ["-m", "torch.distributed.run"]
+    assert command[command.index("--nproc-per-node") + 1] == "2"
+    assert load_job(Path(command[-1])) == several
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("SelfTestError", SelfTestError), ("InputError", FineryError)]
+)
+def test_a_workers_own_words_are_its_error(
+    job: TrainJob,
+    workers: Callable[[str], list[list[str]]],
+    name: str,
+    kind: type[FineryError],
+) -> None:
+    workers(saying({"event": "error", "type": name, "message": "Rows leak."}, status=3))
+    with pytest.raises(kind, match=r"^Rows leak\.$"):
+        run_training(with_recipe(job, processes=2), lambda event: None)
+
+
+def test_a_worker_that_dies_without_a_word_shows_the_end_of_its_log(
+    job: TrainJob, workers: Callable[[str], list[list[str]]]
+) -> None:
+    workers("import sys; print('bus error', file=sys.stderr); sys.exit(7)")
+    with pytest.raises(FineryError, match=r"(?s)ended with status 7.*bus error"):
+        run_training(with_recipe(job, apply_deepspeed=True), lambda event: None)
+
+
+def test_workers_are_stopped_when_the_watcher_fails(
+    job: TrainJob, workers: Callable[[str], list[list[str]]]
+) -> None:
+    code = 'import time\nprint(\'finery-event {"event": "log"}\', flush=True)\ntime.sleep(60)'
+    workers(code)
+
+    def fail(event: Event) -> None:
+        raise RuntimeError("the terminal is gone")
+
+    with pytest.raises(RuntimeError, match="the terminal is gone"):
+        run_training(with_recipe(job, processes=2), fail)
