@@ -209,6 +209,16 @@ def test_a_finished_run_started_again_does_nothing_and_says_what_had_no_effect(
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
 
+def test_a_finished_run_says_that_other_test_rows_were_not_looked_at(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    finetune(make_recipe(max_steps=1))
+    other = write_chats(tmp_path / "other.jsonl", 4, 7)
+    events: list[dict[str, Any]] = []
+    finetune(make_recipe(max_steps=1, test_file_path=str(other)), report=events.append)
+    assert "the test data changed" in events[0]["text"]
+
+
 def test_other_settings_in_the_same_folder_are_refused_by_name_until_overwritten(
     make_recipe: MakeRecipe,
 ) -> None:

@@ -75,8 +75,8 @@ def _print_plan(resolved: Resolved) -> None:
     from rich.console import Console
 
     from finery.recipe.reference import recipe_yaml
+    from finery.training.output import check_output
     from finery.training.prepare import prepare
-    from finery.training.run import check_output
 
     prepared = prepare(resolved.recipe, resolved.origins, resolved.notes)
     check_output(prepared)

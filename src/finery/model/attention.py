@@ -125,6 +125,8 @@ def _varlen(
 
     edges = _edges(lengths, query.device)
     longest = max(lengths)
+    # older torch has no such argument, and needs none where every query head has its own key
+    grouped: dict[str, Any] = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # (T, heads, D)
     out = varlen_attn(
         q,
@@ -136,7 +138,7 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(-1 if window is None else window - 1, 0),
-        **({"enable_gqa": True} if query.shape[1] != key.shape[1] else {}),
+        **grouped,
     )
     return out[None]  # pyright: ignore[reportCallIssue, reportIndexIssue, reportArgumentType]
 

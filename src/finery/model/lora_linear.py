@@ -59,8 +59,8 @@ class _LoraLinear(torch.autograd.Function):
 class _Fused:
     """The forward of one PEFT layer, with PEFT's own to fall back on."""
 
-    def __init__(self, layer: Linear) -> None:
-        self.layer: Any = layer
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
         self.plain = layer.forward
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -7,7 +7,6 @@ where it stood when it is started again with the same recipe.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,33 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from finery.chat.golden import GOLDEN_FILE
-from finery.errors import FineryError
 from finery.evaluation.report import report_markdown
-from finery.files import TEMPORARY, read_json, write_atomic, write_json
+from finery.files import read_json, write_atomic, write_json
 from finery.model.manifest import run_manifest
 from finery.recipe.inputs import SETTINGS, Recipe
 from finery.recipe.reference import recipe_yaml
 from finery.recipe.resolve import Resolved, resolve
 from finery.training.events import Report, read_metrics
-from finery.training.job import NOT_IDENTITY
-from finery.training.launch import LOCK, only_run_in, run_training
+from finery.training.launch import only_run_in, run_training
+from finery.training.output import FINISHED, check_output, claim, finished_note
 from finery.training.prepare import Prepared, data_files, ledger_facts, prepare
-
-FINISHED = "manifest.json"  # of a run folder; written last
-MARK = "run.json"  # whose run this is; written first
-LEFT_BY_A_RUN = (
-    *("recipe.yaml", "plan.json", "ledger.json", "metrics.jsonl", "training.json", "job.json"),
-    *("checkpoints", "adapter", "weights", "model", "mlflow_model", "mlflow_run.json", "logs"),
-    *("certificate.json", "evaluation.json", "samples.jsonl"),
-    *("report.md", "report.json", FINISHED),
-)
-WORK = ("checkpoints", "adapter", "weights", "training.json")  # what a start would not repeat
-_HASHED = {
-    "model": "the base model",
-    "data": "the training data",
-    "validation_data": "the validation data",
-    "renderer": "the tokenizer or chat template",
-}
 
 
 @dataclass(frozen=True)
@@ -72,7 +54,7 @@ def finetune(
         claim(prepared)
         if (folder / FINISHED).is_file():
             facts = read_json(folder / "report.json")
-            report({"event": "note", "text": _finished(prepared, facts)})
+            report({"event": "note", "text": finished_note(prepared)})
             return Run(folder, facts)
         write_atomic(folder / "recipe.yaml", recipe_yaml(prepared.resolved))
         write_json(folder / "ledger.json", ledger_facts(prepared))
@@ -83,9 +65,13 @@ def finetune(
             *(s for led in prepared.ledgers for s in led.sentences()),
         ):
             report({"event": "note", "text": sentence})
+        manifest = _manifest(prepared, command)
         if not (folder / "training.json").is_file():
             run_training(prepared.job, report, lock)
-        return Run(folder, _after_training(prepared, report, command))
+        facts = _after_training(prepared, report)
+        write_json(folder / FINISHED, manifest)
+        report({"event": "finished", "folder": str(folder)})
+        return Run(folder, facts)
 
 
 def _checked(recipe: Recipe) -> Resolved:
@@ -96,74 +82,20 @@ def _checked(recipe: Recipe) -> Resolved:
     return replace(resolved, origins=origins)
 
 
-def check_output(prepared: Prepared) -> None:
-    """Raise FineryError when the output folder is another run's, or no run's; writes nothing.
-
-    A run that ended before its first checkpoint has nothing to lose: any other may take its
-    folder, so that a setting can be corrected and the run started again.
-    """
-    folder, mark = prepared.job.run, prepared.job.run / MARK
-    if not mark.is_file():
-        others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        if others := sorted(name for name in others if name != LOCK and not _leftover(name)):
-            shown = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-            raise FineryError(f"{folder} holds other files ({shown}). Choose another output_dir.")
-    elif not prepared.recipe.overwrite_output and any((folder / name).exists() for name in WORK):
-        changed = _changes(read_json(mark)["identity"], prepared.job.identity)
-        if changed:
-            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-            raise FineryError(
-                f"{folder} holds a run with other settings ({', '.join(changed[:5])}{more}). "
-                "Choose another output_dir, or start over with --overwrite-output."
-            )
+def _manifest(prepared: Prepared, command: Sequence[str]) -> dict[str, Any]:
+    """What the run is made from, taken before it starts: data may change while it trains."""
+    manifest = run_manifest(
+        base=prepared.base,
+        data=data_files(prepared.recipe),
+        renderer_fingerprint=prepared.renderer.fingerprint,
+        seed=prepared.recipe.seed,
+        command=command or sys.argv,
+    )
+    return {**manifest, "identity": prepared.job.identity}
 
 
-def claim(prepared: Prepared) -> None:
-    """Take the output folder, whose lock the caller holds; raises as `check_output` does.
-
-    What another run left there is removed when nothing was trained yet or `overwrite_output`
-    says so, and nothing else is. A crash meanwhile leaves a folder that only another start
-    with overwrite_output goes on with.
-    """
-    check_output(prepared)
-    folder, identity = prepared.job.run, prepared.job.identity
-    known = read_json(folder / MARK)["identity"] if (folder / MARK).is_file() else None
-    if known is not None and (prepared.recipe.overwrite_output or _changes(known, identity)):
-        write_json(folder / MARK, {"identity": {}, "fingerprint": ""})
-        for path in list(folder.iterdir()):
-            if path.name in LEFT_BY_A_RUN or _leftover(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(folder / MARK, {"identity": identity, "fingerprint": prepared.job.fingerprint})
-
-
-def _leftover(name: str) -> bool:
-    """Whether a crash in the middle of a write left this behind."""
-    return name.startswith(TEMPORARY)
-
-
-def _changes(known: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is not as it was, in words; hashes are named by what they are of."""
-    return [
-        f"{_HASHED[key]} changed"
-        if key in _HASHED and key in known
-        else f"{key} was {known.get(key)!r}, now {now[key]!r}"
-        for key in now
-        if now[key] != known.get(key)
-    ]
-
-
-def _finished(prepared: Prepared, facts: Mapping[str, Any]) -> str:
-    """That nothing was run, and which settings of this start therefore had no effect."""
-    now = {k: v for k, v in asdict(prepared.recipe).items() if k in NOT_IDENTITY}
-    then = {k: facts["recipe"].get(k, "") for k in now}
-    changed = _changes(then, now)
-    text = f"{prepared.job.run} is finished already; nothing was run"
-    if not changed:
-        return text
-    return f"{text} ({', '.join(changed)}: to apply that, start over with --overwrite-output)"
-
-
-def _after_training(prepared: Prepared, report: Report, command: Sequence[str]) -> dict[str, Any]:
+def _after_training(prepared: Prepared, report: Report) -> dict[str, Any]:
+    """Evaluate, merge, package and report, whatever of it is not there yet."""
     from finery.training.results import evaluate_run, merge_run
 
     recipe, folder = prepared.recipe, prepared.job.run
@@ -188,15 +120,6 @@ def _after_training(prepared: Prepared, report: Report, command: Sequence[str]) 
     facts = run_facts(prepared)
     write_json(folder / "report.json", facts)
     write_atomic(folder / "report.md", report_markdown(facts))
-    manifest = run_manifest(
-        base=prepared.base,
-        data=data_files(recipe),
-        renderer_fingerprint=prepared.renderer.fingerprint,
-        seed=recipe.seed,
-        command=command or sys.argv,
-    )
-    write_json(folder / FINISHED, {**manifest, "identity": prepared.job.identity})
-    report({"event": "finished", "folder": str(folder)})
     return facts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from finery.recipe.finetune_config import (
     KEYS,
     PACKAGED,
     TRAINER_INPUTS,
+    TRAINER_NAMES,
     WITHOUT_EFFECT,
     Configured,
     apply_finetune_config,
@@ -208,3 +210,14 @@ def test_every_known_key_is_exercised_above() -> None:
     tested = {key for config, _, _ in REFUSED if isinstance(config, dict) for key in config}
     assert set(KEYS) <= tested | set(WITHOUT_EFFECT)
     assert set(TRAINER_INPUTS) <= set(SETTINGS)
+
+
+def test_the_page_names_every_key_and_its_example_is_taken(apply: Apply) -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "finetune-config.md"
+    text = page.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted([*KEYS, *TRAINER_NAMES])
+    assert all(f"| `{key}` | `{name}`" in text for key, name in TRAINER_NAMES.items())
+    done = apply(text.split("```json\n")[1].split("```")[0])
+    assert done.recipe.lora_target_modules == "qkv_proj,o_proj"
+    assert (done.recipe.learning_rate, done.recipe.precision) == (1e-4, "bf16")

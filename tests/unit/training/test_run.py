@@ -12,10 +12,11 @@ import pytest
 from finery.errors import FineryError, InputError
 from finery.recipe.inputs import Recipe
 from finery.recipe.resolve import Resolved
-from finery.training import run as whole
+from finery.training import output
 from finery.training.launch import only_run_in
+from finery.training.output import LEFT_BY_A_RUN, check_output, claim
 from finery.training.prepare import Prepared, prepare
-from finery.training.run import LEFT_BY_A_RUN, check_output, claim, finetune
+from finery.training.run import finetune
 
 MakeRecipe = Callable[..., Resolved]
 
@@ -118,13 +119,26 @@ def test_a_crash_while_overwriting_leaves_a_folder_no_other_run_goes_on_with(
         raise RuntimeError("the power went")
 
     with monkeypatch.context() as patch:
-        patch.setattr(whole.shutil, "rmtree", crash)
+        patch.setattr(output.shutil, "rmtree", crash)
         with pytest.raises(RuntimeError):
             claim(ready(overwrite_output=True))
     with pytest.raises(FineryError, match="other settings"):
         claim(one)
     claim(ready(overwrite_output=True))
     assert not (one.job.run / "checkpoints").exists()
+
+
+def test_an_evaluation_made_with_other_settings_is_made_again(
+    ready: Callable[..., Prepared],
+) -> None:
+    one = ready()
+    claim(one)
+    evaluation = one.job.run / "evaluation.json"
+    evaluation.write_text("{}")
+    claim(one)
+    assert evaluation.exists()
+    claim(ready(eval_generations=3))
+    assert not evaluation.exists()
 
 
 def test_a_folder_at_work_is_not_overwritten(tiny_recipe: MakeRecipe, tmp_path: Path) -> None:
