@@ -21,6 +21,7 @@ from finery.errors import FineryError
 from finery.files import sha256_file, verify_folder
 from finery.inference.generate import generate
 from finery.inference.open import open_model
+from finery.model import lora
 from finery.recipe.resolve import Resolved, resolve
 from finery.training import results
 from finery.training import run as whole
@@ -153,6 +154,7 @@ def test_plain_transformers_loads_the_model_and_peft_the_adapter_with_equal_logi
             merged(ids).logits, adapter(input_ids=ids).logits, rtol=1e-4, atol=1e-4
         )
     proof = json.loads((finished / "certificate.json").read_text())
+    assert json.loads((finished / "model" / "certificate.json").read_text()) == proof
     assert proof["rows"] == 5
     assert proof["greedy_agreement"] == 1.0
 
@@ -202,9 +204,9 @@ def test_a_finished_run_started_again_does_nothing_and_says_what_had_no_effect(
     times = {path: path.stat().st_mtime_ns for path in first.folder.rglob("model*")}
     events: list[dict[str, Any]] = []
     again = finetune(make_recipe(eval_generations=3), report=events.append)
-    assert [event["event"] for event in events] == ["note"]
-    assert "nothing was run" in events[0]["text"]
-    assert "eval_generations was 2, now 3" in events[0]["text"]
+    assert {event["event"] for event in events} == {"stage", "note"}
+    assert "nothing was run" in events[-1]["text"]
+    assert "eval_generations was 2, now 3" in events[-1]["text"]
     assert again.facts == json.loads((first.folder / "report.json").read_text())
     assert times == {path: path.stat().st_mtime_ns for path in times}
 
@@ -216,7 +218,7 @@ def test_a_finished_run_says_that_other_test_rows_were_not_looked_at(
     other = write_chats(tmp_path / "other.jsonl", 4, 7)
     events: list[dict[str, Any]] = []
     finetune(make_recipe(max_steps=1, test_file_path=str(other)), report=events.append)
-    assert "the test data changed" in events[0]["text"]
+    assert "the test data changed" in events[-1]["text"]
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name_until_overwritten(
@@ -271,6 +273,17 @@ def test_a_crash_before_the_certificate_merges_again(
             finetune(make_recipe(evaluate=False))
     run = finetune(make_recipe(evaluate=False))
     assert run.facts["certificate"]["greedy_agreement"] == 1.0
+
+
+def test_a_merge_that_answers_otherwise_is_refused_and_not_saved(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = lora.merged_weight
+    monkeypatch.setattr(lora, "merged_weight", lambda layer: -3.0 * right(layer))
+    resolved = make_recipe(self_tests=False, evaluate=False)
+    with pytest.raises(FineryError, match="chooses another next token"):
+        finetune(resolved)
+    assert not (Path(resolved.recipe.output_dir) / "model").exists()
 
 
 def test_full_fine_tuning_leaves_a_model_and_no_adapter(make_recipe: MakeRecipe) -> None:

@@ -11,6 +11,8 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Splitting by 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -116,13 +118,14 @@ def _write_model(path: Path, metadata: dict[str, Any], folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        path.parent,
-        gguf_file=path.name,
-        dtype=torch.bfloat16,
-        quantization_config=GgufConfig(dequantize=True),
-        output_loading_info=True,
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # a bar of its own, which nothing turns off
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            gguf_file=path.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+            output_loading_info=True,
+        )
     model, report = loaded
     if absent := sorted(set(report["missing_keys"]) - set(model.all_tied_weights_keys)):
         raise FineryError(f"{path} lacks the weights of {', '.join(absent[:3])}. Get it again.")
@@ -137,7 +140,8 @@ def _write_model(path: Path, metadata: dict[str, Any], folder: Path) -> None:
     generation.eos_token_id = list(stops)
     generation.bos_token_id = model.config.bos_token_id
     generation.pad_token_id = model.config.pad_token_id
-    model.save_pretrained(folder)
+    with contextlib.redirect_stderr(io.StringIO()):
+        model.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         # Written so that their owner alone can read them; a server may be somebody else.
         weights.chmod((folder / "config.json").stat().st_mode)

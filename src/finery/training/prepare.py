@@ -32,6 +32,7 @@ from finery.recipe.inputs import Recipe
 from finery.recipe.resolve import Resolved
 from finery.recipe.rules import SPLITS
 from finery.training.devices import Devices, check_device, choose_devices
+from finery.training.events import Report
 from finery.training.job import TrainJob
 from finery.training.loop import eval_interval, step_plan
 from finery.training.steps import StepPlan
@@ -58,7 +59,12 @@ class Prepared:
         return Resolved(self.recipe, dict(self.origins), self.notes)
 
 
-def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = ()) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    origins: Mapping[str, str],
+    notes: Sequence[str] = (),
+    report: Report = lambda event: None,
+) -> Prepared:
     """Everything up to the first step; raises InputError with all that is wrong.
 
     Writes nothing but what the finery home keeps for the next start: an imported model, token
@@ -66,7 +72,9 @@ def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = (
     """
     # What costs nothing is refused before a model is looked for, which may take a download.
     check_device(recipe)
+    report({"event": "stage", "text": "reading conversations"})
     conversations = read_data(recipe)
+    report({"event": "stage", "text": f"fetching the base model {recipe.model_source}"})
     base = resolve_source(recipe.model_source)
     configured = apply_finetune_config(recipe, origins, (Path(recipe.model_source), base.path))
     recipe = configured.recipe
@@ -74,6 +82,7 @@ def prepare(recipe: Recipe, origins: Mapping[str, str], notes: Sequence[str] = (
     renderer = _renderer(base.path, configured)
     splits = split_data(recipe, conversations)
     limit = sequence_limit(recipe, base.path, renderer)
+    report({"event": "stage", "text": "rendering and tokenising"})
     rows, ledgers = _encode_all(recipe, renderer, splits, limit)
     job = TrainJob(
         recipe=recipe,

@@ -16,12 +16,15 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from finery.chat.render import Renderer
 from finery.chat.rows import TokenRows, load_rows
+from finery.errors import FineryError
 from finery.evaluation.answers import answer_rows
 from finery.evaluation.compare import compare
 from finery.evaluation.loss import RowLosses, heldout_losses
 from finery.evaluation.report import sample_rows
 from finery.files import new_folder, write_atomic, write_json
 from finery.model.batch import make_batch
+from finery.model.describe import describe_folder
+from finery.model.folder import PAPERS
 from finery.model.load import (
     DTYPES,
     isolates_documents,
@@ -37,6 +40,8 @@ from finery.training.prepare import Prepared
 from finery.training.trainee import WEIGHTS, trained_weights_folder
 
 CERTIFICATE_ROWS, CERTIFICATE_TOKENS = 8, 256
+CERTIFICATE = "certificate.json"
+_LEAST_AGREEMENT = 0.9  # rounding to bf16 costs a few tenths of a percent, a wrong scale far more
 _WHOLE_IN_FLOAT32 = 1_500_000_000  # parameters up to which the certificate computes in float32
 
 
@@ -129,20 +134,24 @@ def merge_run(prepared: Prepared, report: Report) -> None:
     )
     if (trained / WEIGHTS).is_file():
         load_weights(causal, trained)
-        save_model(causal.to(dtype), prepared.renderer, prepared.base.path, run / "model")  # pyright: ignore[reportArgumentType]
+        save_model(causal.to(dtype), prepared)  # pyright: ignore[reportArgumentType]
         return
     # Without held-out rows any others prove the merge as well.
     rows = prepared.test_rows if len(prepared.test_rows) else load_rows(prepared.job.train_rows)
     adapter = load_adapter(causal, trained)
     before = probe_logits(adapter, rows, prepared.renderer)
-    merged = merge(adapter)
-    # Compare what is published: the merged weights as they are stored.
-    rounded = merged.to(dtype)  # pyright: ignore[reportArgumentType]
-    save_model(rounded, prepared.renderer, prepared.base.path, run / "model")
+    # Compare what is published: the merged weights rounded as they are stored.
+    rounded: Any = merge(adapter).to(dtype)  # pyright: ignore[reportArgumentType]
     after = probe_logits(rounded.float() if whole else rounded, rows, prepared.renderer)
-    write_json(
-        run / "certificate.json", certificate(before, after, str(dtype).removeprefix("torch."))
-    )
+    proof = certificate(before, after, str(dtype).removeprefix("torch."))
+    if not proof["greedy_agreement"] >= _LEAST_AGREEMENT:
+        raise FineryError(
+            f"The merged model chooses another next token than base plus adapter at "
+            f"{100 * (1 - proof['greedy_agreement']):.0f} % of {proof['tokens']} positions, so it "
+            "was not saved. Serve the adapter (merge_lora_weights: false) and report this model."
+        )
+    write_json(run / CERTIFICATE, proof)
+    save_model(rounded.to(dtype), prepared, proof)
 
 
 @torch.inference_mode()
@@ -174,17 +183,46 @@ def certificate(
     }
 
 
-def save_model(model: PreTrainedModel, renderer: Renderer, base: Path, target: Path) -> None:
-    """A folder that plain transformers loads: weights, tokenizer, template, golden ids."""
-    with new_folder(target, replace=True) as folder:
+def save_model(
+    model: PreTrainedModel, prepared: Prepared, proof: dict[str, Any] | None = None
+) -> None:
+    """model/, a folder that plain transformers loads: weights, tokenizer, template, golden ids.
+
+    `proof` is the certificate that a merged model is published with.
+    """
+    renderer, base = prepared.renderer, prepared.base.path
+    with new_folder(prepared.job.run / "model", replace=True) as folder:
         model.config._attn_implementation = "sdpa"  # ours is not known elsewhere
         model.generation_config = generation_config(base, renderer)
         with no_progress_bars():
             model.save_pretrained(folder, safe_serialization=True)
         renderer.save(folder)
-        for name in ("LICENSE", "LICENSE.txt", "NOTICE"):
+        if proof:
+            write_json(folder / CERTIFICATE, proof)
+        for name in PAPERS - {"README.md"}:
             if (base / name).is_file():
                 shutil.copyfile(base / name, folder / name)
+        write_atomic(folder / "README.md", model_card(prepared))
+
+
+def model_card(prepared: Prepared) -> str:
+    """The card of the tuned model, with the front matter that model hubs read."""
+    source = prepared.recipe.model_source
+    licence = describe_folder(prepared.base.path).licence
+    return "\n".join(
+        [
+            "---",
+            *([f"license: {licence}"] if licence else []),
+            f"base_model: {json.dumps(source)}",
+            "tags: [finery]",
+            "---",
+            "",
+            f"Fine-tuned from {source} with finery. `finery_renderer.json` holds the ids this "
+            "model was trained with; `certificate.json`, where there is one, says how the merged "
+            "weights differ from base plus adapter.",
+            "",
+        ]
+    )
 
 
 def generation_config(base: Path, renderer: Renderer) -> GenerationConfig:

@@ -47,7 +47,7 @@ def finetune(
     another run. A crash loses the steps since the last checkpoint; call again to go on.
     """
     resolved = recipe if isinstance(recipe, Resolved) else _checked(recipe)
-    prepared = prepare(resolved.recipe, resolved.origins, resolved.notes)
+    prepared = prepare(resolved.recipe, resolved.origins, resolved.notes, report)
     folder = prepared.job.run
     check_output(prepared)
     with only_run_in(folder) as lock:
