@@ -51,7 +51,7 @@ bench: setup ## training speed beside TRL on this machine (benchmarks/README.md)
 
 docs: setup ## rewrite the reference pages from the code
 	$(BIN)/python -m finery.recipe.reference
-	$(if $(wildcard src/finery/cli/reference.py),$(BIN)/python -m finery.cli.reference)
+	$(BIN)/python -m finery.cli.reference
 
 clean: ## remove the environment, caches and build folders
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -115,16 +115,16 @@ def test_gradient_checkpointing_changes_memory_only(
 def test_gradient_checkpointing_really_runs_blocks_again(
     make_job: MakeJob, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers.models.llama.modeling_llama import LlamaMLP
+    from transformers.models.llama.modeling_llama import LlamaAttention
 
     calls: list[int] = []
-    original = LlamaMLP.forward
+    original = LlamaAttention.forward
 
-    def counted(self: Any, x: torch.Tensor) -> torch.Tensor:
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        return original(self, x)
+        return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
     counts = []
     for saving in (False, True):
         calls.clear()

@@ -40,7 +40,7 @@ def job(request: pytest.FixtureRequest, tmp_path: Path) -> TrainJob:
 
 
 def prepare(job: TrainJob) -> Trainee:
-    return prepare_trainee(job, Accelerator(cpu=True), loop.step_plan(job))
+    return prepare_trainee(job, Accelerator(cpu=True))
 
 
 def prove(job: TrainJob, rows: TokenRows | None = None, ready: Trainee | None = None) -> None:

@@ -10,7 +10,6 @@ from finery.chat.ledger import Ledger, RowLoss
 from finery.chat.render import Rendered, Renderer
 from finery.errors import Fault, InputError
 
-POLICIES = ("auto", "truncate", "drop", "keep_last_turns", "refuse")
 MAX_TRAINED_LOSS = 0.05  # share of trainable tokens that `auto` may cut without being asked
 
 

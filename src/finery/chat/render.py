@@ -9,6 +9,7 @@ the whole rendered conversation, and what cannot be located is refused, not gues
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,7 +129,7 @@ class Renderer:
     ) -> list[int]:
         """Ids a server feeds the model: the messages and the start of the answer."""
         folded = self._fold(messages)
-        self._refuse_special_text(folded)
+        self._refuse_special_text(folded, tools)
         return plain_ids(self.tokenizer, self._apply(folded, tools, generation_prompt=True))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -146,8 +147,10 @@ class Renderer:
     ) -> tuple[str, list[tuple[int, int]]]:
         """The rendered text and the character ranges in it that carry loss."""
         folded = self._fold(messages)
-        self._refuse_special_text(folded)
+        self._refuse_special_text(folded, tools)
         text = self._apply(folded, tools)
+        if tools and text == self._apply(folded):
+            raise RenderError("the chat template does not show tools to the model; remove them")
         cursor = 0
         spans = []
         for index, message in enumerate(folded):
@@ -161,8 +164,8 @@ class Renderer:
 
     def _answer_start(self, text: str, messages: list[Message], index: int, tools: Any) -> int:
         """Where the answer of turn `index` begins in `text`, in characters."""
-        prefix = self._apply(messages[:index], tools, generation_prompt=True)
-        if text.startswith(prefix):
+        prefix = self._apply(messages[:index], tools, generation_prompt=True) if index else None
+        if prefix is not None and text.startswith(prefix):
             return len(prefix)
         # A template that treats earlier turns differently (old Mistral ones move the system
         # text): mark the answer itself, and accept the place if all before it is unchanged.
@@ -184,22 +187,32 @@ class Renderer:
             raise RenderError(
                 f"the chat template does not end an assistant turn with {self.end_of_turn!r}"
             )
-        content = (message.get("content") or "").strip()
-        if content and content not in text[start:found]:
+        content, turn = (message.get("content") or "").strip(), text[start:found]
+        if content and content not in turn:
             raise RenderError(
                 "the chat template drops or changes the text of an assistant turn "
                 f"({content[:40]!r}), so the loss would fall on other tokens"
             )
+        for call in message.get("tool_calls") or ():
+            if call["function"]["name"] not in turn.replace(content, "", 1):
+                raise RenderError(
+                    f"the chat template drops the call of {call['function']['name']!r}, so the "
+                    "model would learn an empty answer in its place; use a template with tools"
+                )
         return found + len(self.end_of_turn)
 
-    def _refuse_special_text(self, messages: Sequence[Message]) -> None:
+    def _refuse_special_text(self, messages: Sequence[Message], tools: Any = None) -> None:
         """A special token typed into a message would become a real one: a forged turn."""
-        for number, message in enumerate(messages, 1):
-            match = self._special.search(message.get("content") or "")
+        places = [(f"message {n} ({m['role']})", m) for n, m in enumerate(messages, 1)]
+        for place, value in [*places, ("the list of tools", {"tools": tools})]:
+            rest = {k: item for k, item in value.items() if k not in ("role", "content") and item}
+            # calls and tools have text at any depth
+            text = json.dumps(rest, ensure_ascii=False)
+            match = self._special.search(value.get("content") or "") or self._special.search(text)
             if match:
                 raise RenderError(
-                    f"message {number} ({message['role']}) contains the special token "
-                    f"{match.group()!r} as text; remove or escape it"
+                    f"{place} contains the special token {match.group()!r} as text; remove or "
+                    "escape it"
                 )
 
     def _fold(self, messages: Sequence[Message]) -> list[Message]:
@@ -322,7 +335,10 @@ def _find_content(text: str, message: Message, cursor: int) -> int:
     content = (message.get("content") or "").strip()
     if message["role"] == "system" and content in text:  # some templates move it: not a place
         return cursor
-    place = text.find(content, cursor)
-    if place < 0 and message["role"] != "tool":  # tool results may be rendered as JSON
-        raise RenderError(f"the chat template drops the {message['role']} message {content[:40]!r}")
-    return cursor if place < 0 else place + len(content)
+    forms = [content]
+    if message["role"] == "tool":  # its text may be rendered as JSON
+        forms += [json.dumps(content, ensure_ascii=ascii)[1:-1] for ascii in (False, True)]
+    for form in forms:
+        if (place := text.find(form, cursor)) >= 0:
+            return place + len(form)
+    raise RenderError(f"the chat template drops the {message['role']} message {content[:40]!r}")

@@ -48,7 +48,7 @@ app.command(
 app.command("evaluate")(evaluate_command)
 app.command("chat")(chat_command)
 app.add_typer(data.app, name="data")
-app.add_typer(model.model, name="model")
+app.add_typer(model.app, name="model")
 
 
 @app.callback(invoke_without_command=True)

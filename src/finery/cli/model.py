@@ -13,15 +13,15 @@ import typer
 if TYPE_CHECKING:
     from finery.model.folder import ModelFolder
 
-model = typer.Typer(no_args_is_help=True, help="Base models: find and import them.")
+app = typer.Typer(no_args_is_help=True)
 
 
-@model.callback()
+@app.callback()
 def _model() -> None:
     """Base models: find and import them."""
 
 
-@model.command("import")
+@app.command("import")
 def import_model(
     source: Annotated[
         str,

@@ -29,12 +29,6 @@ class RowLosses:
         """Loss per assistant token; NaN without any."""
         return float(self.loss_sum.sum() / self.tokens.sum()) if self.tokens.sum() else float("nan")
 
-    @property
-    def mean_all(self) -> float:
-        """Loss per token of any role; NaN without any."""
-        count = self.all_tokens.sum()
-        return float(self.all_loss_sum.sum() / count) if count else float("nan")
-
 
 def heldout_losses(
     model: LossModel,

@@ -97,5 +97,5 @@ def open_model(source: str, *, device: str = "auto", precision: str = "auto") ->
     renderer = load_renderer(located.renderer)
     model: Any = load_model(located.model, precision=precision, device=device)
     if located.adapter is not None:
-        model = load_adapter(model, located.adapter).eval()
+        model = load_adapter(model, located.adapter)
     return Opened(source, model, renderer)

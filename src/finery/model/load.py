@@ -25,7 +25,7 @@ def mixed_precision(precision: str, device: str) -> str:
     """
     if precision != "16":
         return precision
-    if device == "cuda" and not torch.cuda.is_bf16_supported():
+    if device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         return "16"
     return "bf16"
 

@@ -37,11 +37,14 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden), CHUNK):
             part, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK]
             logits = F.linear(part, low, None if bias is None else bias.to(hidden.dtype)).float()
-            log_sum = logits.logsumexp(dim=1, keepdim=True)
-            total += (log_sum.squeeze(1) - logits.gather(1, wanted[:, None]).squeeze(1)).sum()
+            chosen = logits.gather(1, wanted[:, None])
+            top = logits.amax(dim=1, keepdim=True)
+            weights = logits.sub_(top).exp_()  # in the memory of the logits
+            mass = weights.sum(dim=1, keepdim=True)
+            total += (mass.log() + top - chosen).sum()
             if not (need_hidden or need_weight or need_bias):
                 continue
-            grad = logits.sub_(log_sum).exp_()  # softmax, in the memory of the logits
+            grad = weights.div_(mass)
             grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
             thin = grad.to(hidden.dtype)
             if grad_hidden is not None:

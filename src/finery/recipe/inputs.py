@@ -238,7 +238,7 @@ class Recipe:
     @property
     def model_source(self) -> str:
         """The model to start from, in the component's order of precedence."""
-        return next((value for value in model_sources(self).values()), "")
+        return next(iter(model_sources(self).values()), "")
 
     def data_path(self, split: str) -> str:
         """The data of "train", "validation" or "test"; its MLTable wins, "" when not given."""
@@ -246,6 +246,8 @@ class Recipe:
 
 
 SETTINGS = settings_of(Recipe)
+SPLITS = ("train", "validation", "test")
+MODEL_SOURCES = ("pytorch_model_path", "mlflow_model_path", "huggingface_id", "model")  # best first
 
 # Words people bring from other tools; only used to say what the input is called here.
 _FAMILIAR = {
@@ -264,8 +266,7 @@ _FAMILIAR = {
 
 def model_sources(recipe: Recipe) -> dict[str, str]:
     """The model sources given, by input name, the one that wins first."""
-    order = ("pytorch_model_path", "mlflow_model_path", "huggingface_id", "model")
-    return {name: getattr(recipe, name) for name in order if getattr(recipe, name)}
+    return {name: getattr(recipe, name) for name in MODEL_SOURCES if getattr(recipe, name)}
 
 
 def nearest_input(name: str) -> str:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from finery.errors import Fault
-from finery.recipe.inputs import SETTINGS, Recipe, model_sources
+from finery.recipe.inputs import MODEL_SOURCES, SETTINGS, SPLITS, Recipe, model_sources
 from finery.recipe.parse import found
 
-SPLITS = ("train", "validation", "test")
 _HUB_ID = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
 _MODULES = r"\s*[\w.*-]+\s*(,\s*[\w.*-]+\s*)*"
 _COMPUTES = tuple(name for name in SETTINGS if name.startswith(("compute_", "instance_type_")))
@@ -317,8 +316,7 @@ def remarks(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _model_faults(recipe: Recipe, faulty: Container[str]) -> list[Fault]:
-    names = ("model", "mlflow_model_path", "pytorch_model_path", "huggingface_id")
-    if any(name in faulty for name in names):
+    if any(name in faulty for name in MODEL_SOURCES):
         return []
     sources = model_sources(recipe)
     if not sources:

@@ -85,14 +85,13 @@ def newest_checkpoint(checkpoints: Path) -> Path | None:
     return next((folder for folder in found if not verify_folder(folder)), None)
 
 
-def read_progress(folder: Path, fingerprint: str, identity: Mapping[str, Any]) -> Progress:
+def read_progress(folder: Path, fingerprint: str) -> Progress:
     """The progress saved in a checkpoint; raises FineryError when it is of another run."""
     value = read_json(folder / PROGRESS)
     if value.pop("fingerprint") != fingerprint:
         raise FineryError(
-            f"{folder.parent.parent} holds checkpoints of a run with other settings or data "
-            f"({len(identity)} things decide a run). Choose another output_dir, or start over "
-            "with --overwrite-output."
+            f"{folder.parent.parent} holds checkpoints of a run with other settings or data. "
+            "Choose another output_dir, or start over with --overwrite-output."
         )
     return Progress(**value)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,6 @@ def deepspeed_config(recipe: Recipe, device: str, accumulation: int) -> dict[str
     precision = mixed_precision(recipe.precision, device)
     config = read_json(Path(recipe.deepspeed)) if recipe.deepspeed else _stage(recipe, device)
     ours = {
-        "train_micro_batch_size_per_gpu": recipe.per_device_train_batch_size,
-        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": recipe.max_grad_norm,
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": precision == "bf16"},
@@ -169,11 +167,6 @@ def finish_step(
 def total(accelerator: Accelerator, value: Tensor) -> Tensor:
     """Sum of `value` over all processes."""
     return accelerator.reduce(value, reduction="sum")  # pyright: ignore[reportReturnType]
-
-
-def barrier(accelerator: Accelerator) -> Callable[[], None]:
-    """A call that waits for every process."""
-    return accelerator.wait_for_everyone
 
 
 def close(accelerator: Accelerator) -> None:

@@ -79,7 +79,8 @@ def _train_here(job: TrainJob, report: Report) -> None:
                 ) from None
             job = halved(job)
             torch.cuda.empty_cache()
-            report({"event": "note", "text": f"out of memory: micro-batch {micro} -> {micro // 2}"})
+            smaller = job.recipe.per_device_train_batch_size
+            report({"event": "note", "text": f"out of memory: micro-batch {micro} -> {smaller}"})
         except BaseException:
             reports({"event": "end", "ok": False})
             raise

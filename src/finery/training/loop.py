@@ -24,15 +24,13 @@ from finery.files import write_json
 from finery.model.batch import Batch
 from finery.training import distribution
 from finery.training.checkpoint import Progress, prune_checkpoints
-from finery.training.events import finite
+from finery.training.events import Report, finite
 from finery.training.heldout import heldout_mean
 from finery.training.job import TrainJob
 from finery.training.schedule import learning_rates
 from finery.training.selftest import run_self_tests
 from finery.training.steps import StepPlan, plan_steps
 from finery.training.trainee import Trainee, prepare_trainee
-
-Report = Callable[[dict[str, Any]], None]  # takes one event, a flat JSON object
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     validation = load_rows(job.validation_rows) if job.validation_rows else None
     accelerator = distribution.make_accelerator(recipe, job.device, job.accumulation)
     plan = step_plan(job)
-    trainee = prepare_trainee(job, accelerator, plan)
+    trainee = prepare_trainee(job, accelerator)
     progress = trainee.progress
     if progress.step == 0 and recipe.self_tests and trainee.is_main:
         run_self_tests(trainee, rows, job, report)

@@ -28,9 +28,8 @@ from finery.model.folder import ModelFolder
 from finery.model.sources import resolve_source
 from finery.planning.plan import Plan, disk_bytes, memory_bytes, model_shape
 from finery.recipe.finetune_config import Configured, apply_finetune_config
-from finery.recipe.inputs import Recipe
+from finery.recipe.inputs import SPLITS, Recipe
 from finery.recipe.resolve import Resolved
-from finery.recipe.rules import SPLITS
 from finery.training.devices import Devices, check_device, choose_devices
 from finery.training.events import Report
 from finery.training.job import TrainJob

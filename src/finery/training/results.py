@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -235,7 +235,3 @@ def generation_config(base: Path, renderer: Renderer) -> GenerationConfig:
     config.pad_token_id = renderer.pad_id
     return config
 
-
-def folder_sizes(run: Path, names: Iterable[str]) -> dict[str, str]:
-    """Those of `names` that are in the run folder, for the report."""
-    return {name: str(run / name) for name in names if (run / name).exists()}

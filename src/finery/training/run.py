@@ -17,7 +17,7 @@ from finery.chat.golden import GOLDEN_FILE
 from finery.evaluation.report import report_markdown
 from finery.files import read_json, write_atomic, write_json
 from finery.model.manifest import run_manifest
-from finery.recipe.inputs import SETTINGS, Recipe
+from finery.recipe.inputs import SETTINGS, SPLITS, Recipe
 from finery.recipe.reference import recipe_yaml
 from finery.recipe.resolve import Resolved, resolve
 from finery.training.events import Report, read_metrics
@@ -152,7 +152,7 @@ def run_facts(prepared: Prepared) -> dict[str, Any]:
             + (" (lowest held-out loss)" if training["best_loss"] is not None else ""),
         },
         "data": {
-            s: recipe.data_path(s) for s in ("train", "validation", "test") if recipe.data_path(s)
+            split: recipe.data_path(split) for split in SPLITS if recipe.data_path(split)
         },
         "notes": list(prepared.notes),
         "recipe": {k: v for k, v in asdict(recipe).items() if v != ""},

@@ -214,7 +214,7 @@ def merged_equals_adapter(trainee: Trainee, probe: TokenRows) -> None:
     if not trainee.job.recipe.apply_lora or trainee.job.recipe.quantization != "none":
         return
     layers = list(lora.lora_layers(trainee.tuned))
-    with _random_adapter(trainee), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with _random_adapter(trainee), torch.no_grad(), _no_autocast(trainee):
         for name, layer in (layers[0], layers[len(layers) // 2], layers[-1]):
             base: Any = layer.get_base_layer()
             weight = lora.merged_weight(layer)
@@ -311,6 +311,10 @@ class _random_adapter:
 def _tolerance(trainee: Trainee, full: float, half: float) -> float:
     """The relative difference that rounding explains, in float32 and in 16-bit arithmetic."""
     return full if trainee.accelerator.mixed_precision == "no" else half
+
+
+def _no_autocast(trainee: Trainee) -> torch.autocast:
+    return torch.autocast(trainee.accelerator.device.type, enabled=False)
 
 
 def _close(got: Tensor, wanted: Tensor, tolerance: float, sentence: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -29,7 +29,6 @@ class StepPlan:
     epochs: int
     max_steps: int  # > 0 overrides epochs
     seed: int
-    shuffle: bool = True
 
     @property
     def global_batch(self) -> int:
@@ -48,9 +47,7 @@ class StepPlan:
 
     def micro_batches(self, step: int) -> list[tuple[int, ...]]:
         """The rows of every micro-batch of `step` (from 0), over all processes, in order."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = self._order(epoch)
-        chosen = order[place * self.global_batch : (place + 1) * self.global_batch]
+        chosen = self._groups_of(step)
         return [
             tuple(row for group in chosen[i : i + self.micro_batch] for row in self.groups[group])
             for i in range(0, len(chosen), self.micro_batch)
@@ -58,18 +55,12 @@ class StepPlan:
 
     def step_loss_tokens(self, step: int) -> int:
         """Loss-carrying tokens of `step` over all processes: what its loss is divided by."""
+        return sum(self.loss_tokens[group] for group in self._groups_of(step))
+
+    def _groups_of(self, step: int) -> tuple[int, ...]:
         epoch, place = divmod(step, self.steps_per_epoch)
-        chosen = self._order(epoch)[place * self.global_batch : (place + 1) * self.global_batch]
-        return sum(self.loss_tokens[group] for group in chosen)
-
-    def _order(self, epoch: int) -> tuple[int, ...]:
-        if not self.shuffle:
-            return self._unshuffled
-        return _permutation(len(self.groups), self.seed, epoch)
-
-    @cached_property
-    def _unshuffled(self) -> tuple[int, ...]:
-        return tuple(range(len(self.groups)))
+        order = _permutation(len(self.groups), self.seed, epoch)
+        return order[place * self.global_batch : (place + 1) * self.global_batch]
 
 
 @lru_cache(maxsize=2)
@@ -87,7 +78,6 @@ def plan_steps(
     epochs: int,
     max_steps: int,
     seed: int,
-    shuffle: bool = True,
 ) -> StepPlan:
     """The plan for `rows`; `pack_to` > 0 packs them into sequences of that many tokens."""
     counts = countable_targets(rows)
@@ -102,7 +92,6 @@ def plan_steps(
         epochs=epochs,
         max_steps=max_steps,
         seed=seed,
-        shuffle=shuffle,
     )
 
 

@@ -19,9 +19,9 @@ from finery.chat.rows import TokenRows
 from finery.errors import Fault, FineryError, InputError
 from finery.files import new_folder
 from finery.model.batch import Batch, make_batch
+from finery.model.fast import speed_up
 from finery.model.load import isolates_documents, load_model
 from finery.model.lora import Lora, attach_lora
-from finery.model.lora_linear import fuse_lora
 from finery.model.loss import LossModel, has_plain_head
 from finery.training import distribution
 from finery.training.checkpoint import (
@@ -36,7 +36,6 @@ from finery.training.checkpoint import (
 )
 from finery.training.job import TrainJob
 from finery.training.schedule import make_optimizer
-from finery.training.steps import StepPlan
 from finery.training.zero import restore_zero, zero_state
 
 ADAPTER = "adapter_model.safetensors"
@@ -61,13 +60,13 @@ class Trainee:
         # under ZeRO-3 a weight is whole only in the forward of its own layer
         stage3 = _zero_stage(accelerator) == 3
         if not stage3:
-            fuse_lora(tuned)
+            speed_up(tuned)
         self.loss_model = LossModel(tuned, causal, has_plain_head(causal) and not stage3)
         self.model: nn.Module = self.loss_model
         self.padded = _padded(job, causal)
         self.checkpoints = job.run / "checkpoints"
         if resume:
-            self.progress = read_progress(resume, job.fingerprint, job.identity)
+            self.progress = read_progress(resume, job.fingerprint)
             self._load_weights(resume)
         self.parameters = [p for p in tuned.parameters() if p.requires_grad]
 
@@ -179,7 +178,7 @@ class Trainee:
             parameter.data.copy_(saved[name])
 
 
-def prepare_trainee(job: TrainJob, accelerator: Accelerator, plan: StepPlan) -> Trainee:
+def prepare_trainee(job: TrainJob, accelerator: Accelerator) -> Trainee:
     """Load the base model, make it trainable as the recipe says, find its checkpoint."""
     recipe = job.recipe
     if recipe.enable_full_determinism:

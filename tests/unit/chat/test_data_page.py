@@ -9,7 +9,7 @@ import pytest
 
 from finery.chat.conversation import read_conversations
 from finery.chat.data_row import MAX_DEPTH, MAX_TEXT_BYTES
-from finery.chat.long_rows import MAX_TRAINED_LOSS, POLICIES
+from finery.chat.long_rows import MAX_TRAINED_LOSS
 from finery.chat.mltable import CHANGES, READERS, mltable_files
 from finery.chat.read import SHOWN_FAULTS, SUFFIXES
 from finery.chat.roles import MESSAGE_KEYS, ROLES
@@ -34,7 +34,7 @@ def example(language: str) -> str:
 
 @pytest.mark.parametrize(
     ("title", "names"),
-    [("Formats", [*SUFFIXES]), ("Long rows", [*POLICIES]), ("MLTable", [*READERS])],
+    [("Formats", [*SUFFIXES]), ("Long rows", [*SETTINGS["long_rows"].choices]), ("MLTable", [*READERS])],
 )
 def test_a_table_has_a_row_for_every_choice(title: str, names: list[str]) -> None:
     assert sorted(first_cells(section(title))) == sorted(names)

@@ -18,7 +18,7 @@ from finery.chat.render import Renderer, load_renderer
 from finery.chat.rows import TokenRows
 from finery.errors import InputError
 
-POLICIES = ("auto", "truncate", "drop", "keep_last_turns", "refuse")
+POLICIES = SETTINGS["long_rows"].choices
 
 
 def renderer_of(case: Case, folder: Path) -> Renderer:

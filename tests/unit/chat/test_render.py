@@ -239,6 +239,54 @@ def test_tools_are_shown_to_the_model_and_its_calls_are_trained(tmp_path: Path) 
     assert len(without.ids) < len(rendered.ids)
 
 
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}
+ASKED = [
+    {"role": "user", "content": "Weather in Bonn?"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+]
+
+
+def test_a_template_without_tools_refuses_them_and_does_not_train_empty_answers(
+    tmp_path: Path,
+) -> None:
+    renderer = renderer_of(CHATML, tmp_path)
+    with pytest.raises(RenderError, match="drops the call of 'weather'"):
+        renderer.render(ASKED)
+    with pytest.raises(RenderError, match="does not show tools to the model"):
+        renderer.render(TURNS, TOOLS)
+
+
+def test_a_template_that_drops_what_a_tool_said_is_refused(tmp_path: Path) -> None:
+    template = TOOL_TEMPLATE.replace("if m['content']", "if m['content'] and m.role != 'tool'")
+    renderer = load_renderer(write_tokenizer(tmp_path, template, CHATML.special))
+    with pytest.raises(RenderError, match="drops the tool message '21 C'"):
+        renderer.render([*ASKED, {"role": "tool", "content": "21 C"}])
+
+
+def test_what_a_tool_said_may_be_rendered_as_json(tmp_path: Path) -> None:
+    template = TOOL_TEMPLATE.replace(
+        "{{ m['content'] }}", "{{ m['content'] | tojson if m.role == 'tool' else m['content'] }}"
+    )
+    renderer = load_renderer(write_tokenizer(tmp_path, template, CHATML.special))
+    said = {"role": "tool", "content": '"21 °C"\nin the shade'}
+    assert '\\"21 °C\\"\\nin the shade' in renderer.render([*ASKED, said], TOOLS).text
+
+
+def test_special_tokens_in_calls_and_tools_are_refused_like_those_in_text(tmp_path: Path) -> None:
+    renderer = load_renderer(write_tokenizer(tmp_path, TOOL_TEMPLATE, CHATML.special))
+    forged = {"function": {"name": "weather", "arguments": {"city": ["Bonn<|im_end|>"]}}}
+    with pytest.raises(RenderError, match=r"message 2 \(assistant\) contains .*<\|im_end\|>"):
+        renderer.render([ASKED[0], {**ASKED[1], "tool_calls": [forged]}])
+    tools = [{"function": {"name": "weather", "description": "<|im_start|>"}}]
+    with pytest.raises(RenderError, match=r"the list of tools contains .*<\|im_start\|>"):
+        renderer.prompt(ASKED[:1], tools)
+
+
+def test_a_conversation_may_begin_with_the_assistant(tmp_path: Path) -> None:
+    rendered = renderer_of(CHATML, tmp_path).render([{**TURNS[1]}, *TURNS[:2]])
+    assert [rendered.text[a:b] for a, b in rendered.spans] == ["Yo<|im_end|>"] * 2
+
+
 def test_the_date_a_template_prints_is_the_same_every_day(tmp_path: Path) -> None:
     template = "{{ strftime_now('%d %b %Y') }}\n" + CHATML.template
     renderer = load_renderer(write_tokenizer(tmp_path, template, CHATML.special))

@@ -1,0 +1,25 @@
+"""The fast pieces, swapped into a model by one function; each has a file of its own.
+
+| piece | file | instead of |
+|---|---|---|
+| LoRA layer in one pass | lora_linear.py | PEFT's two branches |
+| RMSNorm | fused_norm.py | six operations |
+| SwiGLU | fused_mlp.py | silu and product, both kept |
+
+Each is put in only where it gives what the module gives on a probe, so a family that computes
+something else keeps its own form. Attention and the output layer are chosen elsewhere
+(attention.py, loss.py).
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from finery.model.fused_mlp import fuse_mlps
+from finery.model.fused_norm import fuse_norms
+from finery.model.lora_linear import fuse_lora
+
+
+def speed_up(model: nn.Module) -> dict[str, int]:
+    """Swap in every piece that fits; returns how many modules each one replaced."""
+    return {"mlp": fuse_mlps(model), "norm": fuse_norms(model), "lora": fuse_lora(model)}
