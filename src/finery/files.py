@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,21 @@ from finery.errors import FineryError
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
+MIRROR = "FINERY_HUB_MIRROR"
 
 
 def home() -> Path:
     """The folder under which finery keeps what it may need again: `FINERY_HOME` or `~/.finery`."""
     return Path(os.environ.get("FINERY_HOME") or Path.home() / ".finery").expanduser().resolve()
+
+
+def mirrored(name: str) -> Path | None:
+    """Where `organisation/name` of the hub lies below `$FINERY_HUB_MIRROR`, there or not.
+
+    None when no mirror is set.
+    """
+    root = os.environ.get(MIRROR)
+    return Path(root).expanduser() / name if root else None
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -58,6 +68,18 @@ def read_json(path: Path) -> Any:
         raise FineryError(f"{path} is not there.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FineryError(f"{path} is not valid JSON: {error}. Restore or remove it.") from error
+
+
+def json_lines(values: Iterable[Any]) -> str:
+    """One JSON value a line, as `read_json_lines` reads them."""
+    return "".join(json.dumps(v, ensure_ascii=False, allow_nan=False) + "\n" for v in values)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values in a file of JSON lines; a last line that a crash cut short is left out."""
+    # Not splitlines(): inside a JSON text, U+2028 and its like are no line breaks.
+    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def sha256_file(path: Path) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from finery.chat.conversation import Conversation
@@ -239,3 +241,14 @@ def test_an_adapter_folder_answers_as_the_adapter_on_its_base(kit: Path, tmp_pat
     plain = generate(open_model(str(base)).model, renderer, PROMPTS[:2], max_new_tokens=8)
     assert [a.text for a in found] == [a.text for a in expected]
     assert [a.text for a in found] != [a.text for a in plain]
+
+
+def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(kit: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(kit / "model" / "stories260k-llama", tmp_path / "model")
+    (folder / "model.safetensors").chmod(0o644)
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if "layers.1" in key)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FineryError, match=f"lack 1 of the model's tensors .*{name}"):
+        load_model(folder, precision="32", device="cpu")

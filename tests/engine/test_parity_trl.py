@@ -167,6 +167,10 @@ def compare(
 ) -> None:
     """No step differs by more than 1e-3, and on average they do not drift apart."""
     found = differences(model, steps, settings, make_job, run_job, folder)
+    kind = "LoRA" if settings["apply_lora"] else "full"
+    shape = "packed" if settings["packing"] else "unpacked"
+    worst, drift = max(map(abs, found)), sum(found) / steps
+    print(f"{model.name}, {kind}, {shape}, {steps} steps: max |d| {worst:.1e}, mean {drift:+.1e}")
     assert max(map(abs, found)) <= 1e-3, found
     assert abs(sum(found) / steps) <= 1e-5, found
 

@@ -74,6 +74,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     assert resumed.losses == whole.losses[-len(resumed.losses) :]
 
 
+def test_a_log_line_that_a_stop_fell_into_says_the_same_as_without_it(
+    make_job: MakeJob, run_job: RunJob
+) -> None:
+    settings = {"save_steps": 1, "logging_steps": 3}
+    whole = run_job(make_job(**settings))
+    job = make_job(**settings)
+    train_until(job, "checkpoint", 2)
+    assert run_job(job).losses == whole.losses
+
+
 def test_a_broken_newest_checkpoint_costs_steps_and_nothing_else(
     make_job: MakeJob, run_job: RunJob
 ) -> None:

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from finery.chat.render import load_renderer
 from finery.model.describe import describe_folder
 from finery.model.folder import ModelFolder
-from finery.model.package import check_mlflow_answers, write_mlflow_model
+from finery.model.package import write_mlflow_model
 from finery.model.sources import resolve_source
+from mlflow_answers import check_mlflow_answers
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

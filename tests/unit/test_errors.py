@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from finery.errors import Fault, FineryError, InputError, SelfTestError
+from finery.errors import (
+    Fault,
+    FineryError,
+    InputError,
+    SelfTestError,
+    did_you_mean,
+    first_line,
+    os_reason,
+)
 
 
 def test_a_fault_says_where_what_and_what_instead() -> None:
@@ -36,3 +44,15 @@ def test_exit_statuses_tell_refused_input_failed_proofs_and_the_rest_apart() -> 
     assert SelfTestError("x").exit_status == 3
     assert issubclass(InputError, FineryError)
     assert issubclass(SelfTestError, FineryError)
+
+
+def test_a_mistyped_word_is_answered_with_the_nearest_one() -> None:
+    assert did_you_mean("learnin_rate", ["seed", "learning_rate"]) == "Did you mean learning_rate?"
+    assert did_you_mean("xyz", ["seed"]) == did_you_mean("", []) == ""
+
+
+def test_the_words_of_other_libraries_fit_into_a_sentence() -> None:
+    assert os_reason(PermissionError(13, "Permission denied", "a")) == "permission denied"
+    assert os_reason(OSError("Odd")) == "odd"
+    assert first_line(ValueError("\nWrong port.\nAt line 3")) == "Wrong port"
+    assert first_line(KeyError()) == "KeyError"

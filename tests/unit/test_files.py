@@ -13,8 +13,11 @@ from finery.errors import FineryError
 from finery.files import (
     MANIFEST,
     home,
+    json_lines,
+    mirrored,
     new_folder,
     read_json,
+    read_json_lines,
     sha256_file,
     sha256_json,
     verify_folder,
@@ -172,3 +175,33 @@ def test_home_is_where_the_environment_says(
     assert home() == (tmp_path / "there").resolve()
     monkeypatch.setenv("FINERY_HOME", "")
     assert home() == Path.home() / ".finery"
+
+
+def test_json_lines_come_back_whatever_characters_their_texts_hold(tmp_path: Path) -> None:
+    rows = [{"text": "a\u2028b\x85c\x0b\r\nd"}, ["ü"], 3]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json_lines(rows), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").count("\n") == 3
+    assert read_json_lines(path) == rows
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"step": 1}\n{"ste')
+    assert read_json_lines(path) == [{"step": 1}]
+    path.write_text("")
+    assert read_json_lines(path) == []
+
+
+def test_json_lines_hold_no_number_that_json_has_not() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        json_lines([{"loss": math.nan}])
+
+
+def test_a_mirror_is_a_folder_with_the_names_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FINERY_HUB_MIRROR", raising=False)
+    assert mirrored("org/name") is None
+    monkeypatch.setenv("FINERY_HUB_MIRROR", str(tmp_path))
+    assert mirrored("org/name") == tmp_path / "org" / "name"

@@ -29,8 +29,8 @@ class Conversation:
 
     @cached_property
     def key(self) -> str:
-        """A hash of the messages: conversations with one key are duplicates."""
-        return sha256_json(self.messages)
+        """A hash of messages and tools: conversations with one key are duplicates."""
+        return sha256_json([self.messages, self.tools] if self.tools else self.messages)
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ def _missing_messages(where: str, columns: tuple[str, ...]) -> Fault:
     found = f"the columns {shorten(', '.join(columns), '')}" if columns else "no columns"
     near = difflib.get_close_matches("messages", columns, 1)
     near = near or [c for c in ("conversations", "conversation", "chat") if c in columns]
-    remedy = f"Is {shorten(near[0], '')} meant?" if near else ""
+    remedy = f"Did you mean {shorten(near[0], '')}?" if near else ""
     return Fault(where, found, "a column messages with the list of messages", remedy)

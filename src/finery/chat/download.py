@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from finery.chat.read import SUFFIXES, read_rows
-from finery.errors import FineryError
-from finery.files import write_atomic
-
-MIRROR = "FINERY_HUB_MIRROR"
+from finery.errors import FineryError, first_line
+from finery.files import MIRROR, mirrored, write_atomic
 
 _NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _SPLIT = re.compile(r"\w+(?:\.\w+)*", re.ASCII)  # what `datasets` allows
@@ -65,8 +62,9 @@ def download_dataset(dataset: str, folder: Path, percent: float) -> Download:
             f"{dataset!r} is not a dataset name. Names look like HuggingFaceH4/ultrachat_200k; "
             "a file on this machine needs no download."
         )
-    mirrored = _mirror_folder(dataset)
-    splits = _read_mirror(mirrored) if mirrored else _read_hub(dataset)
+    mirror = mirrored(dataset)
+    local = mirror if mirror and mirror.is_dir() else None
+    splits = _read_mirror(local) if local else _read_hub(dataset, mirror)
     texts: dict[Path, str] = {}
     written = []
     for split, rows in splits.items():
@@ -79,7 +77,7 @@ def download_dataset(dataset: str, folder: Path, percent: float) -> Download:
             raise FineryError(f"{path} is there already with other content. Choose another --dir.")
     for path, text in texts.items():
         write_atomic(path, text)
-    return Download(str(mirrored) if mirrored else f"the hub ({dataset})", written)
+    return Download(str(local) if local else f"the hub ({dataset})", written)
 
 
 def _line(row: dict[str, Any], place: str) -> str:
@@ -95,12 +93,6 @@ def _date(value: Any) -> str:
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     raise TypeError(f"it holds {type(value).__name__}")
-
-
-def _mirror_folder(dataset: str) -> Path | None:
-    root = os.environ.get(MIRROR)
-    folder = Path(root).expanduser() / dataset if root else None
-    return folder if folder and folder.is_dir() else None
 
 
 def _read_mirror(folder: Path) -> dict[str, Rows]:
@@ -140,7 +132,7 @@ def _refuse_gaps(split: str, paths: list[Path]) -> None:
         )
 
 
-def _read_hub(dataset: str) -> dict[str, Rows]:
+def _read_hub(dataset: str, mirror: Path | None) -> dict[str, Rows]:
     """Every split of a dataset of the hub, through the cache of `datasets`."""
     if Path(dataset).exists():  # `datasets` would read it in place of the hub, without a word
         raise FineryError(
@@ -155,12 +147,10 @@ def _read_hub(dataset: str) -> dict[str, Rows]:
     try:
         loaded = load_dataset(dataset)
     except (*unreachable, ValueError, DatasetsError) as error:
-        root = os.environ.get(MIRROR)
-        mirror = f"not in {Path(root) / dataset}" if root else f"no mirror is set (${MIRROR})"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        looked = f"not in {mirror}" if mirror else f"no mirror is set (${MIRROR})"
         raise FineryError(
-            f"The dataset {dataset} was found in neither place: {mirror}, and the hub gave: "
-            f"{reason}. Connect to the internet, or put its splits into a folder {dataset} "
-            f"below ${MIRROR}."
+            f"The dataset {dataset} was found in neither place: {looked}, and the hub gave: "
+            f"{first_line(error)}. Connect to the internet, or put its splits into a folder "
+            f"{dataset} below ${MIRROR}."
         ) from error
     return {str(split): rows for split, rows in loaded.items()}

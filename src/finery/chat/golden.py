@@ -12,7 +12,7 @@ from typing import Any
 from finery.chat.render import Renderer
 from finery.chat.tokenizer import plain_ids, probe_texts, save_tokenizer
 from finery.errors import FineryError
-from finery.files import read_json, write_json
+from finery.files import read_json, sha256_json, write_json
 
 GOLDEN_FILE = "finery_renderer.json"
 
@@ -64,6 +64,7 @@ def save_renderer(renderer: Renderer, folder: Path) -> None:
         {
             "template_sha256": renderer.template_hash,
             "fingerprint": renderer.fingerprint,
+            "vocabulary_sha256": _vocabulary_hash(renderer),
             "end_of_turn": renderer.end_of_turn,
             "stop_ids": list(renderer.stop_ids),
             "pad_id": renderer.pad_id,
@@ -78,6 +79,18 @@ def verify_golden(renderer: Renderer, folder: Path) -> None:
     if not (folder / GOLDEN_FILE).is_file():
         return
     saved = read_json(folder / GOLDEN_FILE)
+    try:
+        _verify(renderer, folder, saved)
+    except (KeyError, TypeError):
+        raise FineryError(
+            f"{folder / GOLDEN_FILE} is damaged: it does not hold the ids that the model was "
+            "trained with. Restore it."
+        ) from None
+
+
+def _verify(renderer: Renderer, folder: Path, saved: dict[str, Any]) -> None:
+    if not saved["golden"]["texts"] or not saved["golden"]["conversations"]:
+        raise KeyError("golden")
     for vector in saved["golden"]["texts"]:
         _compare(
             folder, vector["text"], vector["ids"], plain_ids(renderer.tokenizer, vector["text"])
@@ -94,6 +107,16 @@ def verify_golden(renderer: Renderer, folder: Path) -> None:
             f"The chat template in {folder} is not the one the model was trained with. Restore "
             "chat_template.jinja."
         )
+    # No text can show every token; a folder saved by an earlier finery has no such hash.
+    if saved.get("vocabulary_sha256", (now := _vocabulary_hash(renderer))) != now:
+        raise FineryError(
+            f"The tokenizer in {folder} has another vocabulary than the model was trained with. "
+            "Restore tokenizer.json."
+        )
+
+
+def _vocabulary_hash(renderer: Renderer) -> str:
+    return sha256_json(renderer.tokenizer.get_vocab())
 
 
 def _compare(folder: Path, text: str, wanted: list[int], got: list[int]) -> None:

@@ -9,7 +9,6 @@ or change rows or columns, other encodings than UTF-8, and addresses of other ma
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import yaml
 from finery.chat.data_row import Row, kind, shorten
 from finery.chat.formats import Item, read_delimited, read_jsonl, read_parquet
 from finery.chat.read import scan_rows
-from finery.errors import Fault
+from finery.errors import Fault, did_you_mean, os_reason
 
 NAME = "MLTable"
 _MAX_BYTES = 1_000_000
@@ -91,7 +90,6 @@ READERS: dict[str, dict[str, Option]] = {
 class MLTable:
     """An MLTable that was understood; `files` are inside its folder, in the order of `paths`."""
 
-    definition: Path
     files: tuple[Path, ...]
     reader: str
     options: dict[str, Any]
@@ -142,7 +140,7 @@ def read_definition(path: Path) -> tuple[MLTable | None, list[Fault]]:
         place = f"{definition}:read_delimited.header"
         found = f"from_first_file with {len(files)} files"
         faults.append(Fault(place, found, "a header in every file", "Say all_files_same_headers."))
-    return (None, faults) if faults else (MLTable(definition, tuple(files), reader, options), [])
+    return (None, faults) if faults else (MLTable(tuple(files), reader, options), [])
 
 
 def _definition(path: Path) -> Path:
@@ -180,8 +178,7 @@ def _load(definition: Path) -> dict[str, Any] | Fault:
             return Fault(where, f"{len(content):,} bytes", "a short description of a table")
         value = yaml.load(content.decode("utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        return Fault(where, reason, "a file named MLTable that can be read")
+        return Fault(where, os_reason(error), "a file named MLTable that can be read")
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         return Fault(where, f"no YAML ({' '.join(str(error).split())})", expected)
     return value if isinstance(value, dict) else Fault(where, kind(value), expected)
@@ -190,7 +187,9 @@ def _load(definition: Path) -> dict[str, Any] | Fault:
 def _unknown_keys(value: dict[str, Any], where: str) -> Iterator[Fault]:
     for key in value:
         if key not in _TOP:
-            yield Fault(f"{where}:{key}", "an unknown key", _one_of(_TOP[1:]), _near(key, _TOP))
+            yield Fault(
+                f"{where}:{key}", "an unknown key", _one_of(_TOP[1:]), did_you_mean(str(key), _TOP)
+            )
 
 
 def _files(entries: Any, definition: Path) -> tuple[list[Path], list[Fault]]:
@@ -292,14 +291,15 @@ def _refused_step(step: Any, name: Any, place: str, expected: str) -> Fault:
         return Fault(place, f"the transformation {name}", wanted, "Write the rows to a file first.")
     if not isinstance(name, str) or name in READERS:
         return Fault(place, _shown(step), expected)
-    return Fault(place, f"the transformation {shorten(name, '')}", expected, _near(name, READERS))
+    found = f"the transformation {shorten(name, '')}"
+    return Fault(place, found, expected, did_you_mean(name, READERS))
 
 
 def _option_faults(reader: str, options: dict[str, Any], place: str) -> Iterator[Fault]:
     for name, value in options.items():
         option = READERS[reader].get(name)
         if option is None:
-            near = _near(name, READERS[reader])
+            near = did_you_mean(str(name), READERS[reader])
             yield Fault(f"{place}.{name}", "an unknown option", _one_of(READERS[reader]), near)
         elif not option.holds(value):
             yield Fault(f"{place}.{name}", _shown(value), option.expected, option.remedy)
@@ -312,8 +312,3 @@ def _shown(value: Any) -> str:
 def _one_of(names: Any) -> str:
     *others, last = names
     return f"{', '.join(others)} or {last}"
-
-
-def _near(name: Any, names: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"Did you mean {near[0]}?" if near else ""

@@ -6,14 +6,13 @@ lines between rows are no rows and no faults: they are counted.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finery.chat.data_row import Row, find_flaw
 from finery.chat.formats import Item, read_csv, read_json, read_jsonl, read_parquet, read_tsv
-from finery.errors import Fault, InputError
+from finery.errors import Fault, InputError, did_you_mean
 
 SUFFIXES: dict[str, Callable[[Path], Iterator[Item]]] = {
     ".jsonl": read_jsonl,
@@ -128,9 +127,7 @@ def _missing_fault(path: Path) -> Fault:
     if path.exists():
         return Fault(str(path), "neither a file nor a folder", "a file")
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, 1)
-    remedy = f"Is {near[0]} meant?" if near else ""
-    return Fault(str(path), "no file of this name", "a file", remedy)
+    return Fault(str(path), "no file of this name", "a file", did_you_mean(path.name, beside))
 
 
 def _signature_fault(path: Path) -> Fault | None:

@@ -150,7 +150,10 @@ class Renderer:
         self._refuse_special_text(folded, tools)
         text = self._apply(folded, tools)
         if tools and text == self._apply(folded):
-            raise RenderError("the chat template does not show tools to the model; remove them")
+            raise RenderError(
+                "the chat template does not show tools to the model: take out the column tools, "
+                "or use a template with tools"
+            )
         cursor = 0
         spans = []
         for index, message in enumerate(folded):

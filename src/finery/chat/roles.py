@@ -7,11 +7,10 @@ to say, and the renderer says it with the row.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from finery.chat.data_row import kind, parse_json, shorten
-from finery.errors import Fault
+from finery.errors import Fault, did_you_mean
 
 ROLES = ("system", "user", "assistant", "tool")
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
@@ -68,8 +67,8 @@ def _normal_message(item: Any, place: str) -> tuple[dict[str, Any], list[Fault]]
 
 
 def _unknown_key(key: str, place: str) -> Fault:
-    near = difflib.get_close_matches(key, MESSAGE_KEYS, 1)
-    remedy = _KEY_REMEDIES.get(key) or (f"Is {near[0]} meant?" if near else "Take the key out.")
+    near = did_you_mean(key, MESSAGE_KEYS)
+    remedy = _KEY_REMEDIES.get(key) or near or "Take the key out."
     where = f"{place}.{shorten(key, '')}"
     return Fault(where, "a key that finery does not know", ", ".join(MESSAGE_KEYS), remedy)
 
@@ -81,8 +80,7 @@ def _role_faults(message: dict[str, Any], place: str) -> list[Fault]:
         faults.append(Fault(f"{place}.role", "no role", f"one of {', '.join(ROLES)}"))
     elif not isinstance(role, str) or role not in ROLES:
         word = role.strip().lower() if isinstance(role, str) else ""
-        near = _ALIASES.get(word) or next(iter(difflib.get_close_matches(word, ROLES, 1)), "")
-        remedy = f"Is {near} meant?" if near else ""
+        remedy = did_you_mean(_ALIASES.get(word, word), ROLES)
         expected = f"one of {', '.join(ROLES)}"
         faults.append(Fault(f"{place}.role", kind(role), expected, remedy))
     for key in ("name", "tool_call_id"):

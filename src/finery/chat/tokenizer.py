@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from finery.errors import FineryError
+from finery.errors import FineryError, first_line
 from finery.files import read_json, write_json
 
 # Spaces, newlines, digits, accents, emoji, right-to-left and code: what normalizers and
@@ -33,18 +33,26 @@ PROBE_TEXTS = (
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `folder`, giving the same ids as its `tokenizer.json` does alone.
 
-    Raises FineryError when there is no tokenizer, or when the ids differ.
+    Raises FineryError when there is no tokenizer, when its files are damaged, or when the ids
+    differ.
     """
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        _prove_ids(tokenizer, folder / "tokenizer.json")
-    elif any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json")):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    else:
+    published = folder / "tokenizer.json"
+    legacy = any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json"))
+    if not published.is_file() and not legacy:
         raise FineryError(
             f"{folder} holds no tokenizer. Copy tokenizer.json and tokenizer_config.json of the "
             "base model into it."
         )
+    kind = PreTrainedTokenizerFast if published.is_file() else AutoTokenizer
+    try:
+        tokenizer: PreTrainedTokenizerFast = kind.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise FineryError(
+            f"The tokenizer files in {folder} are damaged ({first_line(error)}). Restore "
+            "tokenizer.json and tokenizer_config.json of the base model."
+        ) from error
+    if published.is_file():
+        _prove_ids(tokenizer, published)
     return tokenizer
 
 

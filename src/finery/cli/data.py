@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finery.errors import FineryError
+from finery.evaluation.markup import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +105,7 @@ def _print_overview(overview: Overview, console: Console) -> None:
 
     table = Table.grid(padding=(0, 2))
     for name, value in _overview_lines(overview):
-        table.add_row(Text(name, style="dim"), Text(value))
+        table.add_row(Text(name, style="dim"), Text(plain(value)))
     console.print(Text(overview.file, style="bold"), soft_wrap=True)
     console.print(table)
 
@@ -139,7 +140,7 @@ def _print_rendered(conversation: Conversation, rendered: Rendered, console: Con
         f"{conversation.file}:{conversation.row}  {len(rendered.ids)} tokens, {trained} trained; "
         f"columns {', '.join(['messages', *conversation.columns])}"
     )
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(Text(plain(title), style="bold"), soft_wrap=True)
     colour = console.color_system is not None and not console.no_color
     console.print(_marked(rendered, colour=colour), soft_wrap=True)
     console.print()
@@ -151,14 +152,8 @@ def _marked(rendered: Rendered, *, colour: bool) -> Text:
 
     text, cursor = Text(), 0
     for start, end in rendered.spans:
-        text.append(_visible(rendered.text[cursor:start]), "dim" if colour else "")
-        part = _visible(rendered.text[start:end])
+        text.append(plain(rendered.text[cursor:start]), "dim" if colour else "")
+        part = plain(rendered.text[start:end])
         text.append(part if colour else f"⟦{part}⟧", "green" if colour else "")
         cursor = end
-    return text.append(_visible(rendered.text[cursor:]), "dim" if colour else "")
-
-
-def _visible(text: str) -> str:
-    """Control characters as their pictures (␛), so that data cannot steer the terminal."""
-    pictures = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
-    return text.translate({**pictures, 0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), "\ufffd")})
+    return text.append(plain(rendered.text[cursor:]), "dim" if colour else "")

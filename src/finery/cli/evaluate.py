@@ -49,7 +49,7 @@ def evaluate_command(
     from finery.chat.conversation import read_conversations
     from finery.errors import FineryError
     from finery.evaluation.compare import compare
-    from finery.evaluation.report import report_console, sample_rows
+    from finery.evaluation.report import sample_rows
 
     if output is not None and output.exists():
         raise FineryError(f"{output} is there already. Choose another place or remove it.")
@@ -71,11 +71,17 @@ def evaluate_command(
     }
     if output is not None:
         _write(output, facts)
+    _print(facts, as_json)
+
+
+def _print(facts: Mapping[str, Any], as_json: bool) -> None:
+    from rich.console import Console
+
+    from finery.evaluation.report import report_console
+
     if as_json:
         typer.echo(json.dumps(facts["evaluation"], ensure_ascii=False, indent=2, allow_nan=False))
     else:
-        from rich.console import Console
-
         Console().print(report_console(facts))
 
 
@@ -140,10 +146,9 @@ def _selected(measured: Measured, rows: Sequence[tuple[str, int]]) -> RowLosses:
 
 def _write(output: Path, facts: Mapping[str, Any]) -> None:
     from finery.evaluation.report import report_markdown
-    from finery.files import new_folder, write_json
+    from finery.files import json_lines, new_folder, write_json
 
     with new_folder(output) as folder:
         write_json(folder / "evaluation.json", facts["evaluation"])
-        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in facts["samples"]]
-        (folder / "samples.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / "samples.jsonl").write_text(json_lines(facts["samples"]), encoding="utf-8")
         (folder / "report.md").write_text(report_markdown(facts), encoding="utf-8")

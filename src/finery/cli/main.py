@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from finery.cli.chat import chat_command
 from finery.cli.evaluate import evaluate_command
 from finery.cli.finetune import Interrupted, finetune_command
 from finery.cli.quickstart import quickstart_command
-from finery.errors import FineryError, InputError, SelfTestError
+from finery.errors import FineryError, InputError, SelfTestError, os_reason
 
 EXIT_STATUSES = {
     0: "done",
@@ -74,13 +75,24 @@ def main() -> None:
     except FineryError as error:
         print(f"finery: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    except OSError as error:
-        if error.errno not in _OF_THE_MACHINE:
+    except Exception as raised:
+        error = _system_error(raised)
+        if error is None or error.errno not in _OF_THE_MACHINE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        reason = (error.strerror or str(error)).lower()
-        print(f"finery: {place}{reason}. Make room or choose another place.", file=sys.stderr)
+        print(
+            f"finery: {place}{os_reason(error)}. Make room or choose another place.",
+            file=sys.stderr,
+        )
         sys.exit(1)
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """What the system refused, also where a library written in Rust says it in its own way."""
+    if isinstance(error, OSError):
+        return error
+    match = re.search(r"\(os error ([0-9]+)\)", str(error))
+    return OSError(int(match[1]), os.strerror(int(match[1]))) if match else None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The reference page of the command line, made from the commands themselves.
 
-python -m finery.cli.reference          rewrites docs/reference/cli.md
+    python -m finery.cli.reference          rewrites docs/reference/cli.md
 
 Nothing is rendered for a terminal, so neither its width nor its colours matter.
 """
@@ -32,7 +32,8 @@ Every command explains itself with `--help`. Messages about what is wrong go to 
 one message for all faults of a pass; a user's mistake never shows a traceback.
 
 Environment: `FINERY_HOME` is where imported models and token rows are kept (default
-`~/.finery`); `MLFLOW_TRACKING_URI` names an MLflow server or store that training logs to.
+`~/.finery`); `FINERY_HUB_MIRROR`, a folder laid out `organisation/name/`, is looked in before the
+hub; `MLFLOW_TRACKING_URI` names an MLflow server or store that training logs to.
 """
 
 

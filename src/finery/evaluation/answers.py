@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from finery.errors import Fault, InputError
@@ -11,6 +11,8 @@ from finery.evaluation.text_metrics import checked
 
 if TYPE_CHECKING:
     from finery.chat.conversation import Conversation
+    from finery.chat.render import Renderer
+    from finery.inference.generate import Answer
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,10 @@ class AnsweredRow:
     finish_reason: str = ""
     seconds: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "messages": [dict(message) for message in self.messages]}
-
 
 def answer_rows(
     model: Any,
-    renderer: Any,
+    renderer: Renderer,
     conversations: Sequence[Conversation],
     *,
     max_new_tokens: int = 128,
@@ -110,7 +108,7 @@ def questions(conversations: Sequence[Conversation]) -> list[Question]:
 
 
 def _prompts(
-    model: Any, renderer: Any, asked: Sequence[Question], max_new_tokens: int
+    model: Any, renderer: Renderer, asked: Sequence[Question], max_new_tokens: int
 ) -> tuple[dict[int, list[int]], dict[int, str]]:
     """Prompt ids of the questions that can be asked, and why the others cannot, by place."""
     from finery.chat.render import RenderError
@@ -161,7 +159,7 @@ def _expected(conversation: Conversation, faults: list[Fault]) -> tuple[str, ...
     return None
 
 
-def _answered(question: Question, answer: Any, problem: str) -> AnsweredRow:
+def _answered(question: Question, answer: Answer | None, problem: str) -> AnsweredRow:
     shared: dict[str, Any] = {
         "file": question.file,
         "row": question.row,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -33,10 +33,6 @@ class Interval:
     low: float
     high: float
     confidence: float = CONFIDENCE
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain numbers for JSON."""
-        return asdict(self)
 
 
 def paired_interval(

@@ -14,6 +14,8 @@ from finery.chat.rows import TokenRows
 from finery.model.batch import Batch, make_batch
 from finery.model.loss import LossModel, token_losses
 
+LEAST_ROWS = 8  # of a held-out batch: without gradients so many always fit where one trains
+
 
 @dataclass(frozen=True)
 class RowLosses:
@@ -36,7 +38,7 @@ def heldout_losses(
     *,
     padded: bool = False,
     pad_id: int = 0,
-    batch_rows: int = 8,
+    batch_rows: int = LEAST_ROWS,
     device: str = "cpu",
     autocast: torch.dtype | None = None,
     on_batch: Callable[[int], None] | None = None,

@@ -13,12 +13,15 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from finery.errors import FineryError
+
+if TYPE_CHECKING:
+    from finery.chat.render import Renderer
 
 
 def core_model(model: Any) -> Any:
@@ -32,7 +35,7 @@ def context_length(model: Any) -> int | None:
     return int(limit) if limit else None
 
 
-def stop_ids(model: Any, renderer: Any) -> tuple[int, ...]:
+def stop_ids(model: Any, renderer: Renderer) -> tuple[int, ...]:
     """The ids that end an answer: the renderer's and the model's own end-of-sequence ids."""
     own = core_model(model).generation_config.eos_token_id
     own = [] if own is None else [own] if isinstance(own, int) else list(own)

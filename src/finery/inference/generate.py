@@ -19,6 +19,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from finery.chat.render import Message, Renderer
 from finery.errors import FineryError
 from finery.inference.decoding import (
     check_settings,
@@ -27,8 +28,6 @@ from finery.inference.decoding import (
     room,
     stop_ids,
 )
-
-Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Answer:
 
 def generate(
     model: Any,
-    renderer: Any,
+    renderer: Renderer,
     prompts: Sequence[Sequence[Message]],
     *,
     max_new_tokens: int = 128,
@@ -79,7 +78,7 @@ def generate(
 
 def complete(
     model: Any,
-    renderer: Any,
+    renderer: Renderer,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int = 128,
@@ -112,7 +111,7 @@ def complete(
 
 def stream(
     model: Any,
-    renderer: Any,
+    renderer: Renderer,
     messages: Sequence[Message],
     *,
     max_new_tokens: int = 128,
@@ -140,7 +139,9 @@ def stream(
     return _pieces(renderer, _token_ids(model, prompt, settings), stops)
 
 
-def _pieces(renderer: Any, ids: Generator[int, None, None], stops: Sequence[int]) -> Iterator[str]:
+def _pieces(
+    renderer: Renderer, ids: Generator[int, None, None], stops: Sequence[int]
+) -> Iterator[str]:
     """Text as it becomes certain: a trailing U+FFFD may be a character not yet complete."""
     seen: list[int] = []
     told = ""
@@ -238,7 +239,7 @@ def _batches(
 
 
 def _answer(
-    renderer: Any, prompt_tokens: int, new: list[int], stops: Sequence[int], seconds: float
+    renderer: Renderer, prompt_tokens: int, new: list[int], stops: Sequence[int], seconds: float
 ) -> Answer:
     stopped = bool(new) and new[-1] in stops
     return Answer(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finery.errors import FineryError
 from finery.files import read_json
+from finery.model.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finery.model.sources import resolve_source
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-RENDERER = "finery_renderer.json"
+if TYPE_CHECKING:
+    from finery.chat.render import Renderer
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Located:
     @property
     def renderer(self) -> Path:
         """The folder whose tokenizer and template apply: the adapter's, when it has its own."""
-        own = self.adapter is not None and (self.adapter / RENDERER).is_file()
-        return self.adapter if own and self.adapter else self.model
+        from finery.chat.golden import GOLDEN_FILE
+
+        own = self.adapter
+        return own if own and (own / GOLDEN_FILE).is_file() else self.model
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Opened:
     """A model in eval mode with the renderer it was trained with."""
 
     name: str  # what the person called it
-    model: Any
-    renderer: Any
+    model: Any  # a transformers model, in PEFT's wrapper when it has an adapter
+    renderer: Renderer
 
 
 def locate(source: str) -> Located:

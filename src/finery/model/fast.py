@@ -6,9 +6,9 @@
 | RMSNorm | fused_norm.py | six operations |
 | SwiGLU | fused_mlp.py | silu and product, both kept |
 
-Each is put in only where it gives what the module gives on a probe, so a family that computes
-something else keeps its own form. Attention and the output layer are chosen elsewhere
-(attention.py, loss.py).
+The last two are put in only where they give what the module gives on a probe, the first only
+into plain linear layers; a family that computes something else keeps its own form. Attention and
+the output layer are chosen elsewhere (attention.py, loss.py).
 """
 
 from __future__ import annotations

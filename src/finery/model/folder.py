@@ -37,6 +37,8 @@ MODEL_FILES = frozenset({"config.json", "generation_config.json", "model.safeten
 PAPERS = frozenset({"README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt"})
 PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth", ".h5", ".msgpack"})
 INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's names
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _elsewhere(folder: Path, name: str) -> str:
     """Where the model probably is, when the folder has the look of something else."""
     if (folder / "model" / "config.json").is_file():
         return f"The model seems to be in {name}/model."
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         return "This is an adapter: name its base model, or merge the two first."
     if ggufs := sorted(folder.glob("*.gguf")):
         return f"To use a GGUF, name the file: {name}/{ggufs[0].name}."

@@ -6,11 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from finery.errors import FineryError
+from finery.errors import FineryError, first_line
+from finery.files import MIRROR, mirrored
 from finery.model.folder import check_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?", re.ASCII)
-MIRROR = "FINERY_HUB_MIRROR"
 
 # What a model needs and nothing that runs code: no pickles, no Python.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "README.md", "LICENSE*")
@@ -31,8 +31,7 @@ def fetch(source: str) -> Path:
     place, InputError when what was found is not a whole model.
     """
     name, _, revision = source.partition("@")
-    mirror = os.environ.get(MIRROR)
-    place = Path(mirror).expanduser() / name if mirror else None
+    place = mirrored(name)
     if place is not None and place.is_dir():
         if revision:
             raise FineryError(
@@ -70,8 +69,7 @@ def _download(name: str, revision: str | None, mirror: Path | None) -> Path:
             "for a private model set HF_TOKEN."
         ) from error
     except OSError as error:  # offline mode, no network, an absent cache, a full disk
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FineryError(_nowhere(name, mirror, reason)) from error
+        raise FineryError(_nowhere(name, mirror, first_line(error))) from error
 
 
 def _nowhere(name: str, mirror: Path | None, reason: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from finery.errors import FineryError
+from finery.errors import FineryError, first_line
 from finery.model import attention
 
 DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
@@ -41,8 +41,9 @@ def load_model(
 ) -> PreTrainedModel:
     """The model in `folder` on `device`, in eval mode, weights in `precision`.
 
-    Raises FineryError when the folder does not hold a causal language model, or when it
-    asks to run code of its own and `trust_remote_code` is false.
+    Raises FineryError when the folder does not hold a whole causal language model (weights
+    that are not there would be new ones), or when it asks to run code of its own and
+    `trust_remote_code` is false.
     """
     options: dict[str, Any] = {
         "dtype": DTYPES[mixed_precision(precision, device)],
@@ -54,11 +55,18 @@ def load_model(
     if quantization == "nf4":
         options |= {"quantization_config": _nf4(), "device_map": {"": device}}
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = load_config(folder, trust_remote_code=trust_remote_code)
         with no_progress_bars():
-            model = _load(folder, config, options)
-    except (OSError, ValueError, KeyError) as error:
+            model, info = _load(folder, config, options)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise FineryError(f"{folder} does not load as a causal language model: {error}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise FineryError(
+            f"The weights in {folder} lack {len(missing)} of the model's tensors (the first is "
+            f"{missing[0]}). Get the model again; config.json and weights must be of one model."
+        )
     if quantization == "none":
         model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval()
@@ -76,17 +84,40 @@ def no_progress_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _load(folder: Path, config: Any, options: dict[str, Any]) -> PreTrainedModel:
-    """With document attention where the family takes attention plug-ins, else with sdpa."""
+def load_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The transformers configuration in `folder`; raises FineryError for a family not known."""
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, config=config, attn_implementation=attention.NAME, **options
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FineryError(
+            f"{folder / 'config.json'} is no configuration that transformers can use: "
+            f"{first_line(error)}."
+        ) from error
+
+
+def _load(folder: Path, config: Any, options: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
+    """With document attention where the family takes attention plug-ins, else with sdpa.
+
+    Beside it what transformers says of the loading: missing keys and their like.
+    """
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        return load(
+            folder,
+            config=config,
+            attn_implementation=attention.NAME,
+            output_loading_info=True,
+            **options,
         )
     except ValueError as error:
         if "attention" not in str(error).lower():
             raise
-        return AutoModelForCausalLM.from_pretrained(
-            folder, config=config, attn_implementation="sdpa", **options
+        return load(
+            folder,
+            config=config,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **options,
         )
 
 
@@ -115,5 +146,5 @@ def _nf4() -> Any:
 
 def stored_dtype(folder: Path) -> torch.dtype:
     """The dtype in which the folder's weights are published."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = load_config(folder)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

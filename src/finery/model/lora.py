@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finery.errors import FineryError
+from finery.recipe.inputs import Recipe
 
 _SPLIT = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 # Every linear layer of a block, by model family. Families that are not listed take PEFT's
@@ -48,6 +49,18 @@ class Lora:
     targets: str  # "auto", or module names separated by commas
     rslora: bool
     dora: bool
+
+
+def lora_of(recipe: Recipe) -> Lora:
+    """The adapter a recipe asks for."""
+    return Lora(
+        r=recipe.lora_r,
+        alpha=recipe.lora_alpha,
+        dropout=recipe.lora_dropout,
+        targets=recipe.lora_target_modules,
+        rslora=recipe.use_rslora,
+        dora=recipe.use_dora,
+    )
 
 
 def target_modules(model: PreTrainedModel, targets: str) -> list[str] | str:
@@ -124,8 +137,21 @@ def merged_weight(layer: LoraLayer) -> Tensor:
 
 @torch.no_grad()
 def merge(tuned: PeftModel) -> PreTrainedModel:
-    """The base model with the adapter folded into its weights, in place, PEFT taken off."""
+    """The base model with the adapter folded into its weights, in place, PEFT taken off.
+
+    An output layer that is tied to the embedding and carries an adapter gets a weight of its
+    own: the adapter was not trained on the embedding.
+    """
+    embedding: Any = tuned.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+    untied = False
     for _, layer in lora_layers(tuned):
-        weight: Any = layer.get_base_layer().weight
-        weight.copy_(merged_weight(layer).to(weight.dtype))
-    return tuned.unload()  # pyright: ignore[reportCallIssue, reportReturnType]
+        base: Any = layer.get_base_layer()
+        merged = merged_weight(layer).to(base.weight.dtype)
+        if base.weight is embedding.weight:
+            base.weight, untied = nn.Parameter(merged, requires_grad=False), True
+        else:
+            base.weight.copy_(merged)
+    model: Any = tuned.unload()  # pyright: ignore[reportCallIssue]
+    if untied:
+        model.config.tie_word_embeddings = False
+    return model

@@ -82,20 +82,33 @@ class LossModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Sum of the losses over the batch's targets, float32, in nats."""
-        causal = self._causal[0]
-        common = {
-            "input_ids": batch.input_ids,
-            "position_ids": batch.position_ids,
-            "attention_mask": mask_of(batch),
-            "use_cache": False,
-        }
         if not self.fused:
-            logits = causal(**common).logits.flatten(0, 1)[batch.positions]
-            return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
-        hidden = causal.base_model(**common).last_hidden_state
-        head: Any = causal.get_output_embeddings()
-        chosen = hidden.flatten(0, 1)[batch.positions]
-        return _HeadLoss.apply(chosen, head.weight, getattr(head, "bias", None), batch.targets)  # pyright: ignore[reportReturnType]
+            return F.cross_entropy(self.logits(batch).float(), batch.targets, reduction="sum")
+        head, hidden = self.head, self.hidden(batch)
+        return _HeadLoss.apply(hidden, head.weight, getattr(head, "bias", None), batch.targets)  # pyright: ignore[reportReturnType]
+
+    @property
+    def head(self) -> Any:
+        """The output layer."""
+        return self._causal[0].get_output_embeddings()
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """What the output layer reads at the loss tokens, (N, hidden size)."""
+        out = self._causal[0].base_model(**_arguments(batch))
+        return out.last_hidden_state.flatten(0, 1)[batch.positions]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The model's own logits at the loss tokens, (N, vocabulary)."""
+        return self._causal[0](**_arguments(batch)).logits.flatten(0, 1)[batch.positions]
+
+
+def _arguments(batch: Batch) -> dict[str, Any]:
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": mask_of(batch),
+        "use_cache": False,
+    }
 
 
 def mask_of(batch: Batch) -> Tensor | None:
@@ -114,21 +127,12 @@ def has_plain_head(causal: PreTrainedModel) -> bool:
 
 def token_losses(model: LossModel, batch: Batch) -> Tensor:
     """The loss of each target of `batch`, (N,) in nats; for evaluation, without gradients."""
-    causal = model._causal[0]
-    common = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "attention_mask": mask_of(batch),
-        "use_cache": False,
-    }
     if not model.fused:
-        logits = causal(**common).logits.flatten(0, 1)[batch.positions]
-        return F.cross_entropy(logits.float(), batch.targets, reduction="none")
-    hidden = causal.base_model(**common).last_hidden_state.flatten(0, 1)[batch.positions]
-    head: Any = causal.get_output_embeddings()
+        return F.cross_entropy(model.logits(batch).float(), batch.targets, reduction="none")
+    parts = zip(model.hidden(batch).split(CHUNK), batch.targets.split(CHUNK), strict=True)
     return torch.cat(
         [
-            F.cross_entropy(head(part).float(), wanted, reduction="none")
-            for part, wanted in zip(hidden.split(CHUNK), batch.targets.split(CHUNK), strict=True)
+            F.cross_entropy(model.head(part).float(), wanted, reduction="none")
+            for part, wanted in parts
         ]
     )

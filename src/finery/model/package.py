@@ -14,13 +14,20 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from finery.errors import FineryError
 from finery.files import new_folder
-from finery.model.folder import PAPERS, TOKENIZER_FILES, assemble, check_folder, link_or_copy
+from finery.model.folder import (
+    ADAPTER_CONFIG,
+    PAPERS,
+    TOKENIZER_FILES,
+    assemble,
+    check_folder,
+    link_or_copy,
+)
 
 TASK = "llm/v1/chat"
 SERVED_WITH = ("mlflow", "transformers", "torch", "accelerate", "tokenizers", "safetensors")
@@ -69,7 +76,7 @@ def write_mlflow_model(
 def _check_chat(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
-    if (folder / "adapter_config.json").is_file():
+    if (folder / ADAPTER_CONFIG).is_file():
         raise FineryError(f"{folder} holds an adapter. Merge it into its base model first.")
     if PreTrainedTokenizerFast.from_pretrained(folder).chat_template is None:
         raise FineryError(
@@ -157,54 +164,3 @@ def _finish_description(target: Path, stage: Path, base_model: str) -> None:
         path.stat().st_size for path in target.rglob("*") if path.is_file()
     )
     description.save(str(target / "MLmodel"))
-
-
-def check_mlflow_answers(
-    folder: Path,
-    model_folder: Path,
-    conversations: Sequence[Sequence[Mapping[str, Any]]],
-    max_tokens: int = 32,
-) -> list[str]:
-    """How the MLflow model answers otherwise than plain transformers does; empty when it does not.
-
-    Greedy, on the CPU, one conversation at a time. Both MLflow doors are asked: `pyfunc` and
-    the transformers pipeline. Leading spaces do not count: MLflow strips them.
-    """
-    with _quiet():
-        from mlflow import pyfunc
-        from mlflow.transformers import load_model
-
-        served = pyfunc.load_model(str(folder))
-        pipeline: Any = load_model(str(folder))
-    plain = _plain_model(model_folder)
-    wrong = []
-    for messages in conversations:
-        wanted = _plain_answer(*plain, messages, max_tokens)
-        reply = served.predict({"messages": list(messages), "max_tokens": max_tokens})
-        piped = pipeline(list(messages), max_new_tokens=max_tokens, do_sample=False)
-        got = {
-            "pyfunc": reply[0]["choices"][0]["message"]["content"],
-            "pipeline": piped[0]["generated_text"][-1]["content"],
-        }
-        wrong += [
-            f"{door} answers {text!r}, transformers {wanted!r}"
-            for door, text in got.items()
-            if text.strip() != wanted.strip()
-        ]
-    return wrong
-
-
-def _plain_model(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-
-
-def _plain_answer(
-    model: Any, tokenizer: Any, messages: Sequence[Mapping[str, Any]], max_tokens: int
-) -> str:
-    prompt = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    ids = model.generate(**prompt, max_new_tokens=max_tokens, do_sample=False)
-    return tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)

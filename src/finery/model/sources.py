@@ -14,8 +14,6 @@ from finery.model.mlflow_folder import import_mlflow, is_mlflow_folder
 
 PACKAGE = "package:"
 
-__all__ = ["ModelFolder", "resolve_source"]
-
 
 def resolve_source(source: str) -> ModelFolder:
     """The model that `source` names, as a plain Hugging Face folder.

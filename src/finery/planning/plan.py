@@ -7,11 +7,13 @@ depends on the machine, and the progress line gives it after a few steps.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finery.model.load import DTYPES, mixed_precision
+from finery.errors import FineryError, first_line
+from finery.model.load import DTYPES, load_config, mixed_precision
+from finery.model.loss import CHUNK
 from finery.recipe.inputs import Recipe
 
 # Bytes kept per token, layer and hidden unit for the backward pass of a transformer block,
@@ -57,27 +59,25 @@ class Plan:
 def model_shape(folder: Path, recipe: Recipe) -> Shape:
     """The shape of the model in `folder`, built without allocating a weight."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from finery.model.lora import Lora, attach_lora
+    from finery.model.lora import attach_lora, lora_of
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.trust_remote_code)
+    config = load_config(folder, trust_remote_code=recipe.trust_remote_code)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=recipe.trust_remote_code
-        )
+        try:
+            model: Any = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=recipe.trust_remote_code
+            )
+        except (ValueError, KeyError) as error:  # a family without a language model, and such
+            raise FineryError(f"{folder} is no causal language model: {first_line(error)}.") from (
+                error
+            )
         parameters = sum(p.numel() for p in model.parameters())
         trainable = parameters
         if recipe.apply_lora:
-            lora = Lora(
-                recipe.lora_r,
-                recipe.lora_alpha,
-                recipe.lora_dropout,
-                recipe.lora_target_modules,
-                recipe.use_rslora,
-                False,
-            )
-            tuned = attach_lora(model, lora)
+            # DoRA would take the norms of weights that are not there
+            tuned = attach_lora(model, replace(lora_of(recipe), dora=False))
             trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
     return Shape(
         parameters, trainable, config.num_hidden_layers, config.hidden_size, config.vocab_size
@@ -93,7 +93,7 @@ def memory_bytes(recipe: Recipe, shape: Shape, device: str, micro_tokens: int) -
     trained = shape.trainable * 4 if recipe.apply_lora else 0
     kept = 2 if recipe.gradient_checkpointing else _ACTIVATIONS
     activations = micro_tokens * shape.layers * shape.hidden * kept * width
-    head = 256 * shape.vocabulary * 8
+    head = CHUNK * shape.vocabulary * 8  # logits and their gradient, one chunk of them
     return int(weights + optimizer + trained + activations + head)
 
 

@@ -12,7 +12,7 @@ import os
 from collections.abc import Container
 from pathlib import Path
 
-from finery.errors import Fault
+from finery.errors import Fault, os_reason
 from finery.recipe.inputs import SETTINGS, Recipe
 from finery.recipe.parse import found
 
@@ -21,6 +21,12 @@ _SHARED_WITH_DEEPSPEED = {
     "train_micro_batch_size_per_gpu": "per_device_train_batch_size",
     "gradient_accumulation_steps": "gradient_accumulation_steps",
     "gradient_clipping": "max_grad_norm",
+}
+_OPTIMIZER_PARAMS = {
+    "lr": ("learning_rate",),
+    "betas": ("adam_beta1", "adam_beta2"),
+    "eps": ("adam_epsilon",),
+    "weight_decay": ("weight_decay",),
 }
 
 
@@ -46,8 +52,7 @@ def _path_faults(name: str, kind: str, path: Path) -> list[Fault]:
     try:
         return _unusable(name, kind, path, found(str(path)))
     except OSError as error:  # a name too long, a parent folder that may not be entered
-        reason = (error.strerror or str(error)).lower()
-        return [Fault(name, f"{found(str(path))} ({reason})", _wanted(kind))]
+        return [Fault(name, f"{found(str(path))} ({os_reason(error)})", _wanted(kind))]
 
 
 def _unusable(name: str, kind: str, path: Path, shown: str) -> list[Fault]:
@@ -111,6 +116,21 @@ def _deepspeed_faults(config: dict[str, object], recipe: Recipe) -> list[Fault]:
         if theirs not in ("auto", ours):
             what, expected = f"{key} {found(theirs)}", f'"auto" or {ours}, the recipe\'s {name}'
             faults.append(Fault("deepspeed", what, expected))
+    return faults + _optimizer_faults(config.get("optimizer"), recipe)
+
+
+def _optimizer_faults(section: object, recipe: Recipe) -> list[Fault]:
+    """Values of an optimizer section that are not the recipe's, whose optimizer is used."""
+    params = section.get("params") if isinstance(section, dict) else None
+    faults = []
+    for key, names in _OPTIMIZER_PARAMS.items():
+        theirs = params.get(key, "auto") if isinstance(params, dict) else "auto"
+        ours: object = [getattr(recipe, name) for name in names]
+        ours = ours if len(names) > 1 else getattr(recipe, names[0])
+        if theirs not in ("auto", ours):
+            shown = str(theirs) if isinstance(theirs, list) else found(theirs)
+            expected = f'"auto" or {ours}, the recipe\'s {" and ".join(names)}'
+            faults.append(Fault("deepspeed", f"optimizer.params.{key} {shown}", expected))
     return faults
 
 

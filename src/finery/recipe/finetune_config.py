@@ -17,14 +17,13 @@ change: there the recipe wins.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finery.errors import Fault, InputError
+from finery.errors import Fault, InputError, did_you_mean, os_reason
 from finery.recipe.inputs import SETTINGS, Recipe
 from finery.recipe.parse import coerce, found
 from finery.recipe.rules import cross_faults, remarks
@@ -140,7 +139,7 @@ class _Reading:
             if key in WITHOUT_EFFECT:
                 self.notes.append(f"{self.path.name}: {key} has no effect: {WITHOUT_EFFECT[key]}.")
             elif key not in KEYS or take is None:
-                self._wrong(key, "an unknown key", _listed(KEYS), _near(key, KEYS))
+                self._wrong(key, "an unknown key", _listed(KEYS), did_you_mean(key, KEYS))
             else:
                 take(value)
         for fault in [] if self.faults else cross_faults(self.recipe):
@@ -156,7 +155,7 @@ class _Reading:
         try:
             value = json.loads(self.path.read_text(encoding="utf-8-sig"))
         except OSError as error:
-            self._fault("", (error.strerror or str(error)).lower(), "a file that can be read")
+            self._fault("", os_reason(error), "a file that can be read")
             return {}
         except (ValueError, RecursionError) as error:
             self._fault("", f"text that is not JSON ({error})", "a JSON object")
@@ -246,7 +245,7 @@ class _Reading:
     def _take_trainer_argument(self, key: str, value: Any) -> None:
         place, name = f"hf_trainer_args.{key}", TRAINER_NAMES.get(key, key)
         if name not in TRAINER_INPUTS:
-            near = _near(key, (*TRAINER_INPUTS, *TRAINER_NAMES))
+            near = did_you_mean(key, (*TRAINER_INPUTS, *TRAINER_NAMES))
             remedy = _TRAINER_REMEDIES.get(key, near)
             self._wrong(place, "an argument without a counterpart here", "an input", remedy)
         elif key == "bf16" and value is not True:
@@ -271,8 +270,3 @@ def _without_version(value: dict[str, Any]) -> dict[str, Any]:
 
 def _listed(names: Iterable[str]) -> str:
     return f"one of {', '.join(names)}"
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f"Did you mean {near[0]}?" if near else ""

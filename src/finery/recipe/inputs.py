@@ -123,7 +123,9 @@ class Recipe:
         -1, "optimizer steps; wins over num_train_epochs, -1 = train by epochs", minimum=1, also=-1
     )
     per_device_train_batch_size: int = _training(1, "rows per device and micro-batch", **_ONE)
-    per_device_eval_batch_size: int = _training(1, "rows per device when evaluating", **_ONE)
+    per_device_eval_batch_size: int = _training(
+        1, "rows per device when evaluating; fewer than 8 count as 8", **_ONE
+    )
     auto_find_batch_size: bool = _training(
         False, "halve the micro-batch and try again when memory runs out"
     )

@@ -1,7 +1,6 @@
 """The recipe's reference page, JSON schema and written form, all made from the table.
 
 python -m finery.recipe.reference          rewrites docs/reference/recipe.md
-
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from finery.errors import Fault, InputError
+from finery.errors import Fault, InputError, os_reason
 from finery.recipe.disk import disk_faults
 from finery.recipe.inputs import SETTINGS, Recipe, nearest_input
 from finery.recipe.parse import coerce
@@ -47,9 +47,8 @@ def resolve(
     options and defaults. `model` is a path when it starts with `.`, `/` or `~`, ends in
     `.gguf`, or names something that is there.
 
-    Raises:
-        InputError: every fault of the file, the options, their combination and the paths,
-            after the `faults` a caller found already.
+    Raises InputError with every fault of the file, the options, their combination and the
+    paths, after the `faults` a caller found already.
     """
     found = list(faults)
     root, file_faults = (None, []) if file is None else _read_mapping(file)
@@ -121,8 +120,7 @@ def _read_mapping(path: Path) -> tuple[yaml.MappingNode | None, list[Fault]]:
             raise yaml.YAMLError(f"{len(content)} bytes, more than a recipe has")
         root = yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        return None, [Fault(str(path), reason, "a recipe file that can be read")]
+        return None, [Fault(str(path), os_reason(error), "a recipe file that can be read")]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
         return None, [Fault(str(path), f"no YAML ({reason})", "a recipe in YAML")]

@@ -291,6 +291,11 @@ REMARKS = (
         "deepspeed_stage has no effect: apply_deepspeed is false.",
     ),
     Remark(
+        lambda r: bool(r.deepspeed),
+        "Optimizer and schedule are the recipe's: sections optimizer and scheduler of the "
+        "DeepSpeed file are not used.",
+    ),
+    Remark(
         lambda r: bool(r.deepspeed) and _changed(r, "deepspeed_stage"),
         "The DeepSpeed file wins; deepspeed_stage is not used.",
     ),

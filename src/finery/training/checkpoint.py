@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -38,6 +37,11 @@ class Progress:
     train_loss: float | None = None  # of the last log line
     tokens: int = 0  # real tokens trained on
     seconds: float = 0.0  # time in steps, evaluations and saves left out
+    # since the last log line, so that the next one is as in a run that was never stopped
+    window_loss: float = 0.0  # summed over steps and processes
+    window_steps: int = 0
+    window_tokens: int = 0
+    window_seconds: float = 0.0
 
 
 def save_checkpoint(

@@ -72,7 +72,7 @@ def _check_accelerator(accelerator: Accelerator, recipe: Recipe, device: str) ->
 
 
 def deepspeed_config(recipe: Recipe, device: str, accumulation: int) -> dict[str, Any]:
-    """The DeepSpeed configuration, every `auto` filled in from the recipe."""
+    """The DeepSpeed configuration, `auto` filled in from the recipe, else DeepSpeed's default."""
     precision = mixed_precision(recipe.precision, device)
     config = read_json(Path(recipe.deepspeed)) if recipe.deepspeed else _stage(recipe, device)
     ours = {
@@ -82,7 +82,9 @@ def deepspeed_config(recipe: Recipe, device: str, accumulation: int) -> dict[str
         "fp16": {"enabled": precision == "16"},
         "steps_per_print": 10**9,
     }
-    config = {key: value for key, value in config.items() if key != "train_batch_size"}
+    # optimizer and schedule are the recipe's (a remark says so); DeepSpeed takes none beside ours
+    left_out = ("train_batch_size", "optimizer", "scheduler")
+    config = {key: value for key, value in config.items() if key not in left_out}
     for key, value in ours.items():
         if isinstance(value, dict):
             given = config.get(key, {})
@@ -93,7 +95,16 @@ def deepspeed_config(recipe: Recipe, device: str, accumulation: int) -> dict[str
     # A GPU count other than the one asked for keeps the global batch: these two are ours.
     config["gradient_accumulation_steps"] = accumulation
     config["train_micro_batch_size_per_gpu"] = recipe.per_device_train_batch_size
-    return config
+    return _without_auto(config)
+
+
+def _without_auto(section: dict[str, Any]) -> dict[str, Any]:
+    """Without what is still "auto", so that DeepSpeed takes its own default for it."""
+    return {
+        key: _without_auto(value) if isinstance(value, dict) else value
+        for key, value in section.items()
+        if value != "auto"
+    }
 
 
 def _stage(recipe: Recipe, device: str) -> dict[str, Any]:

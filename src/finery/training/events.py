@@ -1,8 +1,20 @@
-"""Where the events of a run go: metrics.jsonl, MLflow, and whoever watches."""
+"""The events of a run, and where they go: metrics.jsonl, MLflow, and whoever watches.
+
+An event is a flat JSON object; `event` says which:
+
+    stage, note    text                           what begins; what a person should know
+    prepared       plan                           nothing can be refused any more
+    self_tests     passed, seconds
+    start          step, total_steps              training begins, after `step` steps
+    log            step, epoch, loss, learning_rate, grad_norm, tokens_per_s, seconds_left
+    eval           step, eval_loss
+    checkpoint     step
+    end            ok                             training ended
+    finished       folder                         the run has its report
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -11,8 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finery.errors import FineryError
-from finery.files import read_json, write_atomic, write_json
+from finery.errors import FineryError, first_line
+from finery.files import json_lines, read_json, read_json_lines, write_atomic, write_json
 from finery.training.job import TrainJob
 
 Event = dict[str, Any]
@@ -32,13 +44,13 @@ def metrics_writer(run: Path) -> Report:
     def write(event: Event) -> None:
         if event["event"] == "start":
             kept = [row for row in read_metrics(run) if row["step"] <= event["step"]]
-            write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+            write_atomic(path, json_lines(kept))
         elif event["event"] in ("log", "eval"):
             row = {"time": round(time.time(), 3), **event}
             del row["event"]
             row.pop("seconds_left", None)
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_lines([row]))
 
     return write
 
@@ -57,13 +69,7 @@ def finite(value: float, what: str, step: int) -> float:
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; a last line that a crash cut short is left out."""
     path = run / METRICS
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
+    return read_json_lines(path) if path.is_file() else []
 
 
 def mlflow_writer(job: TrainJob, report: Report = lambda event: None) -> Report | None:
@@ -83,7 +89,7 @@ def mlflow_writer(job: TrainJob, report: Report = lambda event: None) -> Report 
         _start_mlflow_run(job)
     except (MlflowException, OSError) as error:
         raise FineryError(
-            f"MLFLOW_TRACKING_URI names an MLflow that cannot be used ({_first_line(error)}). "
+            f"MLFLOW_TRACKING_URI names an MLflow that cannot be used ({first_line(error)}). "
             "Correct it, or unset it: metrics.jsonl is written in any case."
         ) from error
     failed = False
@@ -94,7 +100,7 @@ def mlflow_writer(job: TrainJob, report: Report = lambda event: None) -> Report 
             _log_to_mlflow(event)
         except (MlflowException, OSError) as error:
             if not failed:
-                text = f"MLflow did not take a metric ({_first_line(error)}); training goes on"
+                text = f"MLflow did not take a metric ({first_line(error)}); training goes on"
                 report({"event": "note", "text": text})
             failed = True
 
@@ -127,10 +133,6 @@ def _log_to_mlflow(event: Event) -> None:
         mlflow.log_metrics(numbers, step=event["step"])
     elif event["event"] == "end":
         mlflow.end_run("FINISHED" if event["ok"] else "FAILED")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def everyone(reports: Iterable[Report | None]) -> Report:

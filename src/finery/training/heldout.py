@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from finery.chat.rows import TokenRows
-from finery.evaluation.loss import by_length
+from finery.evaluation.loss import LEAST_ROWS, by_length
 from finery.training import distribution
 from finery.training.trainee import Trainee
 
@@ -17,7 +17,7 @@ def heldout_mean(trainee: Trainee, rows: TokenRows, batch_rows: int) -> float:
     Every process runs the same number of batches (the last ones weigh nothing where there
     are too few), because under ZeRO-3 each forward pass is a joint one.
     """
-    batches = by_length(rows, max(batch_rows, 8))
+    batches = by_length(rows, max(batch_rows, LEAST_ROWS))
     world = trainee.accelerator.num_processes
     sums = torch.zeros(2, dtype=torch.float64)
     trainee.model.eval()

@@ -109,6 +109,7 @@ def _train_in_processes(job: TrainJob, report: Report, inherit: tuple[int, ...])
     threads = max(1, (os.cpu_count() or 1) // job.processes)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
     with log.open("ab") as errors:
+        begin = errors.tell()
         worker = subprocess.Popen(
             torchrun,
             stdout=subprocess.PIPE,
@@ -121,11 +122,17 @@ def _train_in_processes(job: TrainJob, report: Report, inherit: tuple[int, ...])
     if error:
         raise _ERRORS.get(error["type"], FineryError)(error["message"])
     if worker.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise FineryError(
             f"A training process ended with status {worker.returncode} and did not say why. The "
-            f"end of {log}:\n{tail}"
+            f"end of {log}:\n{_last_words(log.read_bytes()[begin:].decode(errors='replace'))}"
         )
+
+
+def _last_words(log: str) -> str:
+    """The last lines of the training processes; what torchrun adds about itself comes after."""
+    lines = log.splitlines()
+    elastic = (n for n, line in enumerate(lines) if "torch/distributed/elastic" in line)
+    return "\n".join(lines[: next(elastic, None)][-15:] or lines[-15:])
 
 
 def _follow(worker: subprocess.Popen[str], report: Report) -> Event | None:

@@ -31,6 +31,7 @@ from finery.training.schedule import learning_rates
 from finery.training.selftest import run_self_tests
 from finery.training.steps import StepPlan, plan_steps
 from finery.training.trainee import Trainee, prepare_trainee
+from finery.training.window import Window
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,14 @@ class TrainResult:
     seconds: float  # in steps alone
     stopped_early: bool
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Real tokens per second of training."""
-        return self.tokens / self.seconds if self.seconds else 0.0
-
 
 def train(job: TrainJob, report: Report) -> TrainResult:
     """Train as `job` says, from its newest complete checkpoint if it has one.
 
     Called by every process of the run. Leaves the best weights (by held-out loss; the last
     ones without evaluation) in `job.run/adapter` or `job.run/weights`. Raises SelfTestError
-    before the first step when a proof fails. A crash loses the steps since the last
-    checkpoint, which the next start repeats bit for bit.
+    before the first step when a proof fails, FineryError when a loss is no number. A crash
+    loses the steps since the last checkpoint, which the next start repeats bit for bit.
     """
     recipe = job.recipe
     rows = load_rows(job.train_rows)
@@ -76,7 +72,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     save_every = recipe.save_steps or (0 if eval_every else plan.steps_per_epoch)
     report({"event": "start", "step": progress.step, "total_steps": plan.total_steps})
 
-    window = Window()
+    window = Window.of(trainee, progress)
     stopped_early = exhausted(job, progress)
     for step in range(progress.step, plan.total_steps):
         if stopped_early:
@@ -117,21 +113,13 @@ def train(job: TrainJob, report: Report) -> TrainResult:
             report({"event": "eval", "step": progress.step, "eval_loss": heldout})
             stopped_early = exhausted(job, progress)
         if due or last or (save_every and progress.step % save_every == 0):
-            trainee.save(progress)
+            trainee.save(window.kept_in(trainee, progress))
             report({"event": "checkpoint", "step": progress.step})
             if trainee.is_main:
                 keep = {progress.best_step, progress.step}
                 prune_checkpoints(trainee.checkpoints, recipe.save_total_limit, keep)
 
-    result = TrainResult(
-        steps=progress.step,
-        best_step=progress.best_step or progress.step,
-        best_loss=progress.best_loss,
-        train_loss=progress.train_loss,
-        tokens=progress.tokens,
-        seconds=progress.seconds,
-        stopped_early=stopped_early,
-    )
+    result = result_of(progress, stopped_early)
     if trainee.is_main:
         trainee.keep_best(result.best_step)
         write_json(job.run / "training.json", vars(result))
@@ -250,34 +238,14 @@ def step_tokens(plan: StepPlan, lengths: Any, step: int) -> int:
     return int(sum(lengths[row] for group in plan.micro_batches(step) for row in group))
 
 
-class Window:
-    """What has happened since the last log line."""
-
-    def __init__(self) -> None:
-        self.loss: Tensor | None = None
-        self.steps = 0
-        self.tokens = 0
-        self.seconds = 0.0
-
-    def add(self, loss: Tensor, tokens: int, seconds: float) -> None:
-        """Count one step; its loss stays on the device until the line is due."""
-        self.loss = loss if self.loss is None else self.loss + loss
-        self.steps, self.tokens = self.steps + 1, self.tokens + tokens
-        self.seconds += seconds
-
-    def event(
-        self, trainee: Trainee, progress: Progress, plan: StepPlan, rate: float, norm: float
-    ) -> dict[str, Any]:
-        """The log line of this window; all processes call it together."""
-        summed = torch.zeros(()) if self.loss is None else self.loss
-        loss = float(distribution.total(trainee.accelerator, summed)) / self.steps
-        return {
-            "event": "log",
-            "step": progress.step,
-            "epoch": round(progress.step / plan.steps_per_epoch, 4),
-            "loss": finite(loss, "loss", progress.step),
-            "learning_rate": rate,
-            "grad_norm": norm,
-            "tokens_per_s": self.tokens / self.seconds,
-            "seconds_left": (plan.total_steps - progress.step) * self.seconds / self.steps,
-        }
+def result_of(progress: Progress, stopped_early: bool) -> TrainResult:
+    """How a run ended, from where it stands after its last step."""
+    return TrainResult(
+        steps=progress.step,
+        best_step=progress.best_step or progress.step,
+        best_loss=progress.best_loss,
+        train_loss=progress.train_loss,
+        tokens=progress.tokens,
+        seconds=progress.seconds,
+        stopped_early=stopped_early,
+    )

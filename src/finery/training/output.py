@@ -61,17 +61,19 @@ def claim(prepared: Prepared) -> None:
     """Take the output folder, whose lock the caller holds; raises as `check_output` does.
 
     What another run left there is removed when nothing was trained yet or `overwrite_output`
-    says so, and nothing else is. A crash meanwhile leaves a folder that only another start
-    with overwrite_output goes on with.
+    says so, and nothing else but half-written files of a start that was killed. A crash
+    meanwhile leaves a folder that only another start with overwrite_output goes on with.
     """
     check_output(prepared)
     folder, identity = prepared.job.run, prepared.job.identity
     known = read_json(folder / MARK)["identity"] if (folder / MARK).is_file() else None
+    doomed: tuple[str, ...] = ()
     if known is not None and (prepared.recipe.overwrite_output or _changes(known, identity)):
         write_json(folder / MARK, {"identity": {}, "fingerprint": ""})
-        for path in list(folder.iterdir()):
-            if path.name in LEFT_BY_A_RUN or _leftover(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        doomed = LEFT_BY_A_RUN
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if path.name in doomed or _leftover(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     held_out = _held_out(prepared)
     if not (folder / FINISHED).is_file():
         _drop_stale_evaluation(folder, held_out)

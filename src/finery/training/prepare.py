@@ -6,7 +6,7 @@ output folder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from finery.chat.render import Renderer, load_renderer, with_template
 from finery.chat.rows import TokenRows
 from finery.chat.split import Splits, split_as_component
 from finery.chat.tokenizer import load_tokenizer
-from finery.errors import Fault, InputError
+from finery.errors import Fault, FineryError, InputError
 from finery.files import sha256_json
 from finery.model.folder import ModelFolder
 from finery.model.sources import resolve_source
@@ -83,7 +83,34 @@ def prepare(
     limit = sequence_limit(recipe, base.path, renderer)
     report({"event": "stage", "text": "rendering and tokenising"})
     rows, ledgers = _encode_all(recipe, renderer, splits, limit)
-    job = TrainJob(
+    check_vocabulary(base.path, recipe, renderer, rows.values())
+    job = _train_job(recipe, base, renderer, splits, limit, devices)
+    said = (*notes, *configured.notes, *devices.notes, *renderer.notes, splits.rule)
+    said += tuple(overlap_notes(recipe, splits))
+    plan = make_plan(job, devices, rows["train"], said)
+    return Prepared(
+        recipe=recipe,
+        origins=configured.origins,
+        base=base,
+        renderer=renderer,
+        splits=splits,
+        ledgers=tuple(ledgers),
+        test_rows=rows["test"],
+        job=job,
+        plan=plan,
+        notes=said,
+    )
+
+
+def _train_job(
+    recipe: Recipe,
+    base: ModelFolder,
+    renderer: Renderer,
+    splits: Splits,
+    limit: int,
+    devices: Devices,
+) -> TrainJob:
+    return TrainJob(
         recipe=recipe,
         model_folder=base.path,
         model_source=recipe.model_source,
@@ -102,20 +129,6 @@ def prepare(
         processes=devices.processes,
         accumulation=devices.accumulation,
         run=Path(recipe.output_dir),
-    )
-    said = (*notes, *configured.notes, *devices.notes, *renderer.notes, splits.rule)
-    plan = make_plan(job, devices, rows["train"], said)
-    return Prepared(
-        recipe,
-        configured.origins,
-        base,
-        renderer,
-        splits,
-        tuple(ledgers),
-        rows["test"],
-        job,
-        plan,
-        said,
     )
 
 
@@ -178,17 +191,51 @@ def split_data(recipe: Recipe, read: Mapping[str, list[Conversation] | None]) ->
     return replace(splits, test=splits.validation, rule=rule)
 
 
+def overlap_notes(recipe: Recipe, splits: Splits) -> Iterator[str]:
+    """Held-out conversations that are training conversations too, in whatever file they lie."""
+    known = {conversation.key for conversation in splits.train}
+    for split in ("validation", "test"):
+        if recipe.data_path(split) in ("", recipe.data_path("train")):
+            continue  # split by finery without overlap, or said by a remark
+        rows = getattr(splits, split)
+        both = sum(conversation.key in known for conversation in rows)
+        if both:
+            yield (
+                f"{both:,} of {len(rows):,} {split} rows are training rows too: their scores say "
+                "nothing about unseen rows."
+            )
+
+
 def sequence_limit(recipe: Recipe, folder: Path, renderer: Renderer) -> int:
     """Tokens a row may have: max_seq_length, within what model and tokenizer were made for."""
-    from transformers import AutoConfig
+    from finery.model.load import load_config
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=recipe.trust_remote_code)
+    config = load_config(folder, trust_remote_code=recipe.trust_remote_code)
     known = [getattr(config, "max_position_embeddings", None), renderer.tokenizer.model_max_length]
-    most = min(int(limit) for limit in known if limit and limit < 10**9)
-    if recipe.max_seq_length > most:
+    most = min((int(limit) for limit in known if limit and limit < 10**9), default=0)
+    if not most and recipe.max_seq_length < 0:
+        found = "-1, and neither model nor tokenizer says its maximum"
+        raise InputError([Fault("max_seq_length", found, "a number of tokens")])
+    if most and recipe.max_seq_length > most:
         found = f"{recipe.max_seq_length:,} tokens"
         raise InputError([Fault("max_seq_length", found, f"at most the model's own {most:,}")])
     return recipe.max_seq_length if recipe.max_seq_length > 0 else most
+
+
+def check_vocabulary(
+    folder: Path, recipe: Recipe, renderer: Renderer, rows: Iterable[TokenRows]
+) -> None:
+    """Raise FineryError when the tokenizer gives ids that the model has no embedding for."""
+    from finery.model.load import load_config
+
+    config = load_config(folder, trust_remote_code=recipe.trust_remote_code)
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    highest = max([renderer.pad_id, *(int(part.ids.max()) for part in rows if len(part.ids))])
+    if size is not None and highest >= size:
+        raise FineryError(
+            f"The tokenizer gives the token id {highest:,}, and the model has {size:,} embeddings "
+            "only. Take tokenizer and weights of one and the same model."
+        )
 
 
 def _encode_all(

@@ -19,9 +19,9 @@ from finery.chat.rows import TokenRows, load_rows
 from finery.errors import FineryError
 from finery.evaluation.answers import answer_rows
 from finery.evaluation.compare import compare
-from finery.evaluation.loss import RowLosses, heldout_losses
+from finery.evaluation.loss import LEAST_ROWS, RowLosses, heldout_losses
 from finery.evaluation.report import sample_rows
-from finery.files import new_folder, write_atomic, write_json
+from finery.files import json_lines, new_folder, write_atomic, write_json
 from finery.model.batch import make_batch
 from finery.model.describe import describe_folder
 from finery.model.folder import PAPERS
@@ -67,15 +67,12 @@ def evaluate_run(prepared: Prepared, report: Report) -> None:
                 prepared.renderer,
                 questions,
                 max_new_tokens=recipe.max_new_tokens,
-                batch_size=max(8, recipe.per_device_eval_batch_size),
+                batch_size=max(recipe.per_device_eval_batch_size, LEAST_ROWS),
             )
         measured.append((losses, answers))
     (base_losses, base_answers), (tuned_losses, tuned_answers) = measured
     found = compare(base_losses, tuned_losses, base_answers, tuned_answers, seed=recipe.seed)
-    lines = [
-        json.dumps(row, ensure_ascii=False) for row in sample_rows(base_answers, tuned_answers)
-    ]
-    write_atomic(run / "samples.jsonl", "".join(line + "\n" for line in lines))
+    write_atomic(run / "samples.jsonl", json_lines(sample_rows(base_answers, tuned_answers)))
     write_json(run / "evaluation.json", found.to_dict())
 
 
@@ -113,14 +110,18 @@ def _losses(prepared: Prepared, causal: PreTrainedModel, tuned: nn.Module) -> Ro
         prepared.test_rows,
         padded=not isolates_documents(causal),
         pad_id=prepared.renderer.pad_id,
-        batch_rows=max(8, recipe.per_device_eval_batch_size),
+        batch_rows=max(recipe.per_device_eval_batch_size, LEAST_ROWS),
         device=device,
         autocast=None if precision == "32" else DTYPES[precision],
     )
 
 
 def merge_run(prepared: Prepared, report: Report) -> None:
-    """The tuned model as plain safetensors in model/, and certificate.json for a merged one."""
+    """The tuned model as plain safetensors in model/, and certificate.json for a merged one.
+
+    Raises FineryError, and saves nothing, when the merged model answers otherwise than base
+    plus adapter.
+    """
     report({"event": "stage", "text": "merging and saving the model"})
     run, recipe = prepared.job.run, prepared.recipe
     trained = trained_weights_folder(run)
@@ -234,4 +235,3 @@ def generation_config(base: Path, renderer: Renderer) -> GenerationConfig:
     config.eos_token_id = sorted({*stops, *renderer.stop_ids})
     config.pad_token_id = renderer.pad_id
     return config
-

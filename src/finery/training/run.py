@@ -15,11 +15,13 @@ from typing import Any
 
 from finery.chat.golden import GOLDEN_FILE
 from finery.evaluation.report import report_markdown
-from finery.files import read_json, write_atomic, write_json
+from finery.files import MANIFEST, read_json, read_json_lines, write_atomic, write_json
 from finery.model.manifest import run_manifest
+from finery.model.package import write_mlflow_model
 from finery.recipe.inputs import SETTINGS, SPLITS, Recipe
 from finery.recipe.reference import recipe_yaml
 from finery.recipe.resolve import Resolved, resolve
+from finery.training import results
 from finery.training.events import Report, read_metrics
 from finery.training.launch import only_run_in, run_training
 from finery.training.output import FINISHED, check_output, claim, finished_note
@@ -96,24 +98,16 @@ def _manifest(prepared: Prepared, command: Sequence[str]) -> dict[str, Any]:
 
 def _after_training(prepared: Prepared, report: Report) -> dict[str, Any]:
     """Evaluate, merge, package and report, whatever of it is not there yet."""
-    from finery.training.results import evaluate_run, merge_run
-
     recipe, folder = prepared.recipe, prepared.job.run
     adapter = folder / "adapter"
     if adapter.is_dir() and not (adapter / GOLDEN_FILE).is_file():
         prepared.renderer.save(adapter)  # so that it answers with the template it learned
     if recipe.evaluate and not (folder / "evaluation.json").is_file():
-        evaluate_run(prepared, report)
+        results.evaluate_run(prepared, report)
     whole = not recipe.apply_lora or recipe.merge_lora_weights
     if whole and not _merged(folder, recipe):
-        merge_run(prepared, report)
-    if (
-        whole
-        and recipe.package_mlflow
-        and not (folder / "mlflow_model" / "manifest.json").is_file()
-    ):
-        from finery.model.package import write_mlflow_model
-
+        results.merge_run(prepared, report)
+    if whole and recipe.package_mlflow and not (folder / "mlflow_model" / MANIFEST).is_file():
         report({"event": "stage", "text": "writing the MLflow model folder"})
         metadata = {"base_model_name": recipe.model_source}
         write_mlflow_model(folder / "model", folder / "mlflow_model", metadata)
@@ -126,7 +120,7 @@ def _after_training(prepared: Prepared, report: Report) -> dict[str, Any]:
 def _merged(folder: Path, recipe: Recipe) -> bool:
     """Whether the model is there, and with it the certificate that a merge leaves last."""
     proved = not recipe.apply_lora or (folder / "certificate.json").is_file()
-    return proved and (folder / "model" / "manifest.json").is_file()
+    return proved and (folder / "model" / MANIFEST).is_file()
 
 
 def run_facts(prepared: Prepared) -> dict[str, Any]:
@@ -151,15 +145,13 @@ def run_facts(prepared: Prepared) -> dict[str, Any]:
             "kept": f"step {training['best_step']:,}"
             + (" (lowest held-out loss)" if training["best_loss"] is not None else ""),
         },
-        "data": {
-            split: recipe.data_path(split) for split in SPLITS if recipe.data_path(split)
-        },
+        "data": {split: recipe.data_path(split) for split in SPLITS if recipe.data_path(split)},
         "notes": list(prepared.notes),
         "recipe": {k: v for k, v in asdict(recipe).items() if v != ""},
         "origins": dict(prepared.origins) or None,
         "ledger": ledger_facts(prepared),
         "metrics": read_metrics(folder),
-        "samples": [] if not samples.is_file() else _json_lines(samples),
+        "samples": read_json_lines(samples) if samples.is_file() else [],
         "evaluation_missing": "the recipe says evaluate: false",
         **found,
         "files": {
@@ -178,9 +170,3 @@ def next_commands(prepared: Prepared) -> list[str]:
         f"finery chat {folder} --against {source}",
         f"finery evaluate {folder} --against {source} --test FILE.jsonl",
     ]
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    import json
-
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -7,7 +7,7 @@ plausible loss curve, and cost somebody a run. A failure stops the run and says 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from finery.errors import SelfTestError
 from finery.model import lora
 from finery.model.batch import Batch
 from finery.training import loop
+from finery.training.events import Report
 from finery.training.steps import countable_targets
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ if TYPE_CHECKING:
 ROWS, TOKENS = 8, 96  # the probe rows: enough to see a leak, short enough to take seconds
 
 
-def run_self_tests(
-    trainee: Trainee, rows: TokenRows, job: TrainJob, report: Callable[[dict[str, Any]], None]
-) -> None:
+def run_self_tests(trainee: Trainee, rows: TokenRows, job: TrainJob, report: Report) -> None:
     """Run every proof; raises SelfTestError with the first that does not hold.
 
     Leaves weights, gradients and random state as they were.

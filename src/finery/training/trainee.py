@@ -20,8 +20,9 @@ from finery.errors import Fault, FineryError, InputError
 from finery.files import new_folder
 from finery.model.batch import Batch, make_batch
 from finery.model.fast import speed_up
+from finery.model.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finery.model.load import isolates_documents, load_model
-from finery.model.lora import Lora, attach_lora
+from finery.model.lora import attach_lora, lora_of
 from finery.model.loss import LossModel, has_plain_head
 from finery.training import distribution
 from finery.training.checkpoint import (
@@ -38,7 +39,6 @@ from finery.training.job import TrainJob
 from finery.training.schedule import make_optimizer
 from finery.training.zero import restore_zero, zero_state
 
-ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "weights.safetensors"
 
 
@@ -141,10 +141,10 @@ class Trainee:
     def keep_best(self, step: int) -> None:
         """Copy the weights of the checkpoint after `step` to where the run's result lies."""
         source = checkpoint_path(self.checkpoints, step)
-        is_adapter = (source / ADAPTER).is_file()
+        is_adapter = (source / ADAPTER_WEIGHTS).is_file()
         target = self.job.run / ("adapter" if is_adapter else "weights")
         with new_folder(target, replace=True) as folder:
-            for name in (ADAPTER, "adapter_config.json", WEIGHTS):
+            for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG, WEIGHTS):
                 if (source / name).is_file():
                     (folder / name).write_bytes((source / name).read_bytes())
 
@@ -164,14 +164,14 @@ class Trainee:
             adapter = get_peft_model_state_dict(
                 self.tuned, state_dict=weights, save_embedding_layers=False
             )
-            save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER)
+            save_file({k: v.contiguous() for k, v in adapter.items()}, folder / ADAPTER_WEIGHTS)
             self.tuned.peft_config["default"].save_pretrained(str(folder))
         else:
             save_file(weights, folder / WEIGHTS)
 
     def _load_weights(self, folder: Path) -> None:
         if isinstance(self.tuned, PeftModel):
-            set_peft_model_state_dict(self.tuned, load_file(folder / ADAPTER))
+            set_peft_model_state_dict(self.tuned, load_file(folder / ADAPTER_WEIGHTS))
             return
         saved = load_file(folder / WEIGHTS)
         for name, parameter in self.trainable():
@@ -196,22 +196,10 @@ def prepare_trainee(job: TrainJob, accelerator: Accelerator) -> Trainee:
     if recipe.gradient_checkpointing:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(recipe.seed)
-    tuned = attach_lora(causal, _lora(job)) if recipe.apply_lora else causal
+    tuned = attach_lora(causal, lora_of(recipe)) if recipe.apply_lora else causal
     if isinstance(tuned, PeftModel):  # an adapter names its base as a person would
         tuned.peft_config["default"].base_model_name_or_path = job.model_source
     return Trainee(job, accelerator, causal, tuned, newest_checkpoint(job.run / "checkpoints"))
-
-
-def _lora(job: TrainJob) -> Lora:
-    recipe = job.recipe
-    return Lora(
-        r=recipe.lora_r,
-        alpha=recipe.lora_alpha,
-        dropout=recipe.lora_dropout,
-        targets=recipe.lora_target_modules,
-        rslora=recipe.use_rslora,
-        dora=recipe.use_dora,
-    )
 
 
 def _padded(job: TrainJob, causal: PreTrainedModel) -> bool:

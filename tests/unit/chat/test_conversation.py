@@ -50,6 +50,12 @@ def test_an_empty_list_of_calls_is_no_call(tmp_path: Path) -> None:
     assert got.messages == (USER, ANSWER)
 
 
+def test_conversations_with_other_tools_are_no_duplicates(tmp_path: Path) -> None:
+    plain, other = (_one(tmp_path, USER, ANSWER, tools=tools) for tools in ([], [TOOL]))
+    assert plain.messages == other.messages
+    assert plain.key != other.key
+
+
 def test_an_empty_list_of_tools_is_no_tools(tmp_path: Path) -> None:
     assert _one(tmp_path, USER, ANSWER, tools=[]).tools is None
 

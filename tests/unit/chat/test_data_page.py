@@ -34,7 +34,11 @@ def example(language: str) -> str:
 
 @pytest.mark.parametrize(
     ("title", "names"),
-    [("Formats", [*SUFFIXES]), ("Long rows", [*SETTINGS["long_rows"].choices]), ("MLTable", [*READERS])],
+    [
+        ("Formats", [*SUFFIXES]),
+        ("Long rows", [*SETTINGS["long_rows"].choices]),
+        ("MLTable", [*READERS]),
+    ],
 )
 def test_a_table_has_a_row_for_every_choice(title: str, names: list[str]) -> None:
     assert sorted(first_cells(section(title))) == sorted(names)

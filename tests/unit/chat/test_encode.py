@@ -17,6 +17,7 @@ from finery.chat.ledger import Ledger
 from finery.chat.render import Renderer, load_renderer
 from finery.chat.rows import TokenRows
 from finery.errors import InputError
+from finery.recipe.inputs import SETTINGS
 
 POLICIES = SETTINGS["long_rows"].choices
 

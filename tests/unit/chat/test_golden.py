@@ -106,3 +106,21 @@ def test_a_damaged_golden_file_is_named(saved: Path) -> None:
     (saved / GOLDEN_FILE).write_text("{")
     with pytest.raises(FineryError, match=GOLDEN_FILE):
         load_renderer(saved)
+
+
+@pytest.mark.parametrize("value", [[], {}, {"golden": {"texts": [], "conversations": []}}])
+def test_a_golden_file_without_ids_proves_nothing_and_is_refused(saved: Path, value: Any) -> None:
+    (saved / GOLDEN_FILE).write_text(json.dumps(value))
+    with pytest.raises(FineryError, match=f"{GOLDEN_FILE} is damaged"):
+        load_renderer(saved)
+
+
+def test_two_swapped_tokens_that_no_golden_text_holds_are_found(saved: Path) -> None:
+    path = saved / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    one, two = [token for token in vocabulary if token in ("Q", "Z")]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    path.write_text(json.dumps(content))
+    with pytest.raises(FineryError, match=r"another vocabulary .* Restore tokenizer\.json"):
+        load_renderer(saved)

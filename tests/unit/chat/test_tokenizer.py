@@ -67,6 +67,19 @@ def test_a_folder_without_a_tokenizer_is_refused_with_what_to_copy(tmp_path: Pat
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_damaged_tokenizer_files_are_refused_with_what_to_restore(
+    name: str, text: str, tmp_path: Path
+) -> None:
+    folder = write_tokenizer(tmp_path, CHATML.template, CHATML.special)
+    (folder / name).write_text(text)
+    if name == "tokenizer_config.json" and text == "{}":
+        return  # a tokenizer without settings is one all the same
+    with pytest.raises(FineryError, match=r"are damaged .* Restore"):
+        load_tokenizer(folder)
+
+
 def test_a_saved_tokenizer_gives_the_same_ids_and_names_the_plain_class(tmp_path: Path) -> None:
     first = load_tokenizer(write_tokenizer(tmp_path / "a", CHATML.template, CHATML.special))
     (tmp_path / "b").mkdir()

@@ -117,7 +117,7 @@ def test_download_says_what_was_written_and_what_is_empty(
 @pytest.mark.usefixtures("fake_model")
 def test_preview_brackets_what_is_trained_when_there_is_no_colour(chat: Path) -> None:
     out = _run("preview", chat, "--model", "m", "--rows", 2)
-    assert out.count("<user>Hi<end><assistant>⟦Hello ␛[31m!<end>⟧") == 2
+    assert out.count("<user>Hi<end><assistant>⟦Hello \\x1b[31m!<end>⟧") == 2
     assert f"{chat}:1  9 tokens, 4 trained; columns messages, id" in out
     assert "\x1b" not in out
 
@@ -142,7 +142,7 @@ def test_preview_colours_what_is_trained_on_a_terminal(
     _run("preview", chat, "--model", "m", "--rows", 1)
     assert isinstance(terminal.file, io.StringIO)
     out = terminal.file.getvalue()
-    assert ("\x1b[32mHello ␛[31m!<end>\x1b[0m" in out) is not no_color
+    assert ("\x1b[32mHello \\x1b[31m!<end>\x1b[0m" in out) is not no_color
     assert ("\x1b[2m<user>Hi<end><assistant>\x1b[0m" in out) is not no_color
     assert ("⟦" in out) is no_color
 

@@ -70,6 +70,11 @@ def raising(error: BaseException) -> object:
             1,
             "finery: run/model: no space left on device. Make room or choose another place.\n",
         ),
+        (  # as safetensors says it
+            RuntimeError("Error while serializing: I/O error: No space left (os error 28)"),
+            1,
+            "finery: no space left on device. Make room or choose another place.\n",
+        ),
     ],
 )
 def test_each_error_has_its_message_and_status(

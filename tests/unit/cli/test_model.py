@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from finery.cli.model import model
+from finery.cli.model import app
 from finery.errors import FineryError, InputError
 from finery.files import verify_folder
 
@@ -23,7 +23,7 @@ def stories(kit: Path) -> Path:
 
 
 def test_a_person_reads_the_facts(stories: Path) -> None:
-    result = CliRunner().invoke(model, ["import", str(stories)])
+    result = CliRunner().invoke(app, ["import", str(stories)])
     assert result.exit_code == 0, result.output
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert lines["path"] == str(stories.resolve())
@@ -34,7 +34,7 @@ def test_a_person_reads_the_facts(stories: Path) -> None:
 
 
 def test_a_program_reads_one_json_object(stories: Path) -> None:
-    result = CliRunner().invoke(model, ["import", str(stories), "--json"])
+    result = CliRunner().invoke(app, ["import", str(stories), "--json"])
     facts = json.loads(result.stdout)
     assert set(FACTS) < set(facts)
     assert (facts["kind"], facts["source"]) == ("folder", str(stories))
@@ -43,24 +43,24 @@ def test_a_program_reads_one_json_object(stories: Path) -> None:
 
 def test_to_makes_a_folder_of_its_own(stories: Path, tmp_path: Path) -> None:
     target = tmp_path / "mine"
-    result = CliRunner().invoke(model, ["import", str(stories), "--to", str(target), "--json"])
+    result = CliRunner().invoke(app, ["import", str(stories), "--to", str(target), "--json"])
     facts = json.loads(result.stdout)
     assert facts["path"] == str(target)
     assert verify_folder(target) == []
-    again = CliRunner().invoke(model, ["import", str(target), "--json"])
+    again = CliRunner().invoke(app, ["import", str(target), "--json"])
     assert json.loads(again.stdout)["sha256"] == facts["sha256"]
 
 
 def test_to_never_writes_over_something(stories: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(model, ["import", str(stories), "--to", str(tmp_path)])
+    result = CliRunner().invoke(app, ["import", str(stories), "--to", str(tmp_path)])
     assert isinstance(result.exception, FineryError)
     assert "is there already" in str(result.exception)
 
 
 def test_a_model_that_is_not_there_is_a_finery_error(tmp_path: Path) -> None:
-    unknown = CliRunner().invoke(model, ["import", "no-such-model"])
+    unknown = CliRunner().invoke(app, ["import", "no-such-model"])
     assert isinstance(unknown.exception, FineryError)
-    empty = CliRunner().invoke(model, ["import", str(tmp_path)])
+    empty = CliRunner().invoke(app, ["import", str(tmp_path)])
     assert isinstance(empty.exception, InputError)
 
 

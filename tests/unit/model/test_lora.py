@@ -161,6 +161,26 @@ def test_a_merged_model_answers_as_the_adapter_does(family: str, kind: Lora) -> 
     assert float((wanted - base).abs().max()) > 0.01
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+def test_a_merged_output_layer_leaves_the_embedding_it_was_tied_to_as_it_was(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**SMALL, "tie_word_embeddings": True})
+    tuned = attach_lora(LlamaForCausalLM(config).eval(), Lora(4, 8, 0.0, "lm_head", False, False))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_()
+    ids = torch.arange(12).view(1, -1)
+    with torch.no_grad():
+        wanted = tuned(ids).logits
+        merged = merge(tuned)
+        torch.testing.assert_close(merged(ids).logits, wanted)
+        merged.save_pretrained(tmp_path)
+        again = LlamaForCausalLM.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(again(ids).logits, wanted)
+
+
 def test_peft_merges_to_the_same_weights() -> None:
     ours = merge(randomise(attach_lora(small("llama"), settings())))
     peft = randomise(attach_lora(small("llama"), settings())).merge_and_unload()

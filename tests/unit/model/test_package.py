@@ -13,8 +13,9 @@ import yaml
 
 from finery.errors import FineryError, InputError
 from finery.files import verify_folder
-from finery.model.package import check_mlflow_answers, requirements, write_mlflow_model
+from finery.model.package import requirements, write_mlflow_model
 from finery.model.sources import resolve_source
+from mlflow_answers import check_mlflow_answers
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
 BOS_FIRST = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]

@@ -93,6 +93,14 @@ def test_an_mltable_folder_needs_its_file(recipe: Recipe, tmp_path: Path) -> Non
             {"zero_optimization": {"stage": 2}, "gradient_accumulation_steps": 4},
             "gradient_accumulation_steps 4",
         ),
+        (
+            {"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": 0.1}}},
+            "optimizer.params.lr 0.1",
+        ),
+        (
+            {"zero_optimization": {"stage": 2}, "optimizer": {"params": {"betas": [0.8, 0.9]}}},
+            "optimizer.params.betas [0.8, 0.9]",
+        ),
     ],
 )
 def test_a_deepspeed_file_that_would_fail_late_is_refused(
@@ -105,7 +113,12 @@ def test_a_deepspeed_file_that_would_fail_late_is_refused(
 
 def test_deepspeed_files_that_work_are_accepted(recipe: Recipe, tmp_path: Path) -> None:
     for zero in ({"stage": 2}, {"stage": 3, GATHER: True}):
-        content = {"zero_optimization": zero, "gradient_accumulation_steps": "auto"}
+        params = {"lr": "auto", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0}
+        content = {
+            "zero_optimization": zero,
+            "gradient_accumulation_steps": "auto",
+            "optimizer": {"type": "AdamW", "params": params},
+        }
         assert disk_faults(with_deepspeed(recipe, tmp_path, content)) == []
 
 

@@ -89,10 +89,7 @@ REMARKED = [
     ("No MLflow model folder", {"apply_lora": True, "merge_lora_weights": False}),
     ("merge_lora_weights has no effect", {"merge_lora_weights": False}),
     ("deepspeed_stage has no effect", {"deepspeed_stage": "3"}),
-    (
-        "deepspeed_stage is not used",
-        {"apply_deepspeed": True, "deepspeed": "/d", "deepspeed_stage": "3"},
-    ),
+    ("sections optimizer and scheduler", {"apply_deepspeed": True, "deepspeed": "/d"}),
 ]
 
 
@@ -119,6 +116,11 @@ def test_what_has_no_effect_is_said_once_and_never_refused(
     recipe = replace(GOOD, **changes)
     assert cross_faults(recipe) == []
     assert [words in remark for remark in remarks(recipe)] == [True]
+
+
+def test_a_deepspeed_file_beside_a_stage_says_that_the_file_wins() -> None:
+    recipe = replace(GOOD, apply_deepspeed=True, deepspeed="/d", deepspeed_stage="3")
+    assert "The DeepSpeed file wins; deepspeed_stage is not used." in remarks(recipe)
 
 
 def test_nothing_is_remarked_about_a_plain_recipe() -> None:

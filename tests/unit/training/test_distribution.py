@@ -50,13 +50,16 @@ def test_a_file_keeps_what_it_says_and_gets_what_it_leaves_open(tmp_path: Path) 
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": 99,
         "gradient_clipping": 0.25,
+        "optimizer": {"type": "AdamW", "params": {"lr": "auto"}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": "auto"}},
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": "auto", "loss_scale_window": 100},
-        "zero_optimization": {"stage": 1, "reduce_bucket_size": 7},
+        "zero_optimization": {"stage": 1, "reduce_bucket_size": 7, "overlap_comm": "auto"},
     }
     file.write_text(json.dumps(given))
     found = config(deepspeed=str(file), precision="bf16")
     assert found["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 7}
+    assert not {"optimizer", "scheduler"} & found.keys()  # DeepSpeed refuses a second optimizer
     assert found["gradient_clipping"] == 0.25
     assert found["bf16"] == {"enabled": True}
     assert found["fp16"] == {"enabled": False, "loss_scale_window": 100}

@@ -182,6 +182,18 @@ def test_a_worker_that_dies_without_a_word_shows_the_end_of_its_log(
         run_training(with_recipe(job, apply_deepspeed=True), lambda event: None)
 
 
+def test_the_end_of_the_log_is_the_training_and_not_the_epilogue_of_torchrun(
+    job: TrainJob, workers: Callable[[str], list[list[str]]]
+) -> None:
+    log = job.run / "logs" / "training.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("an earlier start\n")
+    epilogue = "E1120 torch/distributed/elastic/multiprocessing/api.py:1002] failed"
+    workers(f"import sys; sys.stderr.write('bus error\\n{epilogue}\\n' + 'x\\n' * 20); sys.exit(7)")
+    with pytest.raises(FineryError, match=r"training\.log:\nbus error$"):
+        run_training(with_recipe(job, processes=2), lambda event: None)
+
+
 def test_workers_are_stopped_when_the_watcher_fails(
     job: TrainJob, workers: Callable[[str], list[list[str]]]
 ) -> None:

@@ -62,6 +62,41 @@ def test_a_limit_beyond_the_model_is_refused_with_the_models_own(tiny_recipe: Ma
     assert prepared(tiny_recipe()).job.max_seq_length == 512
 
 
+def edit_json(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_model_with_fewer_embeddings_than_its_tokenizer_has_ids_is_refused(
+    tiny_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(tiny_recipe().recipe.model, folder)
+    edit_json(folder / "config.json", lambda config: config.update(vocab_size=40))
+    with pytest.raises(FineryError, match="the model has 40 embeddings only"):
+        prepared(tiny_recipe(model=str(folder)))
+
+
+def test_a_family_that_transformers_does_not_know_is_refused_in_a_sentence(
+    tiny_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(tiny_recipe().recipe.model, folder)
+    edit_json(folder / "config.json", lambda config: config.update(model_type="newest"))
+    with pytest.raises(FineryError, match=r"config\.json is no configuration .*newest"):
+        prepared(tiny_recipe(model=str(folder)))
+
+
+def test_test_rows_that_are_training_rows_too_are_said_wherever_they_lie(
+    tiny_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    copy = shutil.copyfile(tiny_recipe().recipe.train_file_path, tmp_path / "copy.jsonl")
+    notes = prepared(tiny_recipe(test_file_path=str(copy))).notes
+    assert any("test rows are training rows too" in note for note in notes)
+    assert not any("training rows too" in note for note in prepared(tiny_recipe()).notes)
+
+
 def test_when_no_row_fits_the_limit_the_run_is_refused(tiny_recipe: MakeRecipe) -> None:
     with pytest.raises(InputError, match="at least one row to train on"):
         prepared(tiny_recipe(max_seq_length=8, long_rows="drop"))

@@ -59,6 +59,18 @@ def test_what_a_crash_left_in_a_new_folder_is_no_reason_to_refuse(
     for name in (".lock", ".tmp-abc-run.json"):
         (one.job.run / name).write_text("")
     claim(one)
+    assert (one.job.run / "run.json").is_file()
+
+
+def test_what_a_kill_left_half_written_is_gone_after_the_next_start(
+    ready: Callable[..., Prepared],
+) -> None:
+    one = ready()
+    claim(one)
+    (one.job.run / "checkpoints").mkdir()
+    (one.job.run / ".tmp-abc-mlflow_model").mkdir()
+    claim(one)
+    assert sorted(path.name for path in one.job.run.iterdir()) == ["checkpoints", "run.json"]
 
 
 def test_another_runs_folder_is_refused_and_what_changed_is_named(
@@ -88,8 +100,11 @@ def test_a_run_that_never_trained_gives_its_folder_to_a_corrected_one(
 def test_what_only_says_how_a_run_is_watched_is_no_other_run(
     ready: Callable[..., Prepared],
 ) -> None:
-    claim(ready())
+    one = ready()
+    claim(one)
+    (one.job.run / "adapter").mkdir()
     claim(ready(logging_steps=5, eval_generations=3, save_total_limit=1))
+    assert (one.job.run / "adapter").is_dir()
 
 
 def test_overwriting_removes_what_a_run_left_and_nothing_else(

@@ -89,7 +89,7 @@ REFUSED = [
     Case("blank.jsonl", " \n\n\t\n", ("{file}", "no rows"), FILES),
     Case("blank.csv", "\n\n", ("{file}", "no rows"), FILES),
     Case("bom.jsonl", b"\xef\xbb\xbf", ("{file}", "no rows"), FILES),
-    Case("train.jsonl", _missing, ("{file}", "no file", "Is trian.jsonl meant?"), FILES),
+    Case("train.jsonl", _missing, ("{file}", "no file", "Did you mean trian.jsonl?"), FILES),
     Case("folder.jsonl", _folder, ("{file}", "a folder", "train.jsonl"), FILES),
     Case("void", lambda p: p.mkdir(), ("{file}", "a folder", "None of its files"), FILES),
     Case("a.jsonl.gz", gzip.compress(GOOD.encode()), ("{file}", "packed", "Unpack"), FILES),
@@ -180,8 +180,8 @@ REFUSED = [
     ),
     # Columns.
     Case("nomsg.jsonl", GOOD + '\n{"text": "x"}\n', ("{file}:2:messages", "text"), STRICT),
-    Case("near.jsonl", '{"message": []}\n' * 3, ("1 fault", "Is message meant?"), STRICT),
-    Case("sharegpt.jsonl", '{"conversations": []}', ("Is conversations meant?",), STRICT),
+    Case("near.jsonl", '{"message": []}\n' * 3, ("1 fault", "Did you mean message?"), STRICT),
+    Case("sharegpt.jsonl", '{"conversations": []}', ("Did you mean conversations?",), STRICT),
     Case("nothing.jsonl", "{}", ("{file}:", "no columns"), STRICT),
     Case("str.jsonl", '{"messages": "[]"}', ("{file}:1:messages", "the list itself"), STRICT),
     Case("obj.jsonl", '{"messages": {}}', ("{file}:1:messages", "an empty object"), STRICT),
@@ -193,9 +193,11 @@ REFUSED = [
     Case("mute.jsonl", row(USER, USER), ("{file}:1:messages", "no assistant"), TEACH),
     Case("item.jsonl", row(USER, "Lima."), ("{file}:1:messages[1]", '"Lima."'), TEMPLATE),
     Case("norole.jsonl", row({"content": "x"}, ANSWER), ("[0].role", "no role"), TEMPLATE),
-    Case("human.jsonl", row({**USER, "role": "human"}, ANSWER), ("Is user meant?",), TEMPLATE),
-    Case("dev.jsonl", row({**USER, "role": "developer"}, ANSWER), ("Is system m",), TEMPLATE),
-    Case("case.jsonl", row(USER, {**ANSWER, "role": "Assistant "}), ("Is assis",), TEMPLATE),
+    Case("human.jsonl", row({**USER, "role": "human"}, ANSWER), ("Did you mean user?",), TEMPLATE),
+    Case(
+        "dev.jsonl", row({**USER, "role": "developer"}, ANSWER), ("Did you mean system?",), TEMPLATE
+    ),
+    Case("case.jsonl", row(USER, {**ANSWER, "role": "Assistant "}), ("mean assistant?",), TEMPLATE),
     Case("role.jsonl", row({**USER, "role": 1}, ANSWER), ("[0].role", "number 1"), TEMPLATE),
     Case("num.jsonl", row(USER, {**ANSWER, "content": 4}), ("[1].content", "number 4"), TEMPLATE),
     Case("nocont.jsonl", row(USER, {"role": "assistant"}), ("[1].content", "no con"), TEMPLATE),
@@ -217,7 +219,7 @@ REFUSED = [
     Case("parts.jsonl", row({**USER, "content": []}, ANSWER), ("[0].content", "empty"), TEACH),
     Case("system.jsonl", row(USER, {**USER, "role": "system"}, ANSWER), ("place 2",), TEMPLATE),
     Case("weight.jsonl", row(USER, {**ANSWER, "weight": 0}), ("[1].weight", "take"), KNOWN_KEYS),
-    Case("typo.jsonl", row(USER, {**ANSWER, "nmae": "x"}), ("Is name meant?",), KNOWN_KEYS),
+    Case("typo.jsonl", row(USER, {**ANSWER, "nmae": "x"}), ("Did you mean name?",), KNOWN_KEYS),
     Case("from.jsonl", row({"from": "human", "value": "x"}, ANSWER), ("[0].from",), KNOWN_KEYS),
     Case("name.jsonl", row({**USER, "name": 3}, ANSWER), ("[0].name", "a string"), TEMPLATE),
     # Tools.
