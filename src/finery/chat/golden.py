@@ -107,8 +107,8 @@ def _verify(renderer: Renderer, folder: Path, saved: dict[str, Any]) -> None:
             f"The chat template in {folder} is not the one the model was trained with. Restore "
             "chat_template.jinja."
         )
-    # No text can show every token; a folder saved by an earlier finery has no such hash.
-    if saved.get("vocabulary_sha256", (now := _vocabulary_hash(renderer))) != now:
+    # No text can show every token.
+    if saved.get("vocabulary_sha256") != _vocabulary_hash(renderer):
         raise FineryError(
             f"The tokenizer in {folder} has another vocabulary than the model was trained with. "
             "Restore tokenizer.json."

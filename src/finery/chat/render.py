@@ -9,6 +9,7 @@ the whole rendered conversation, and what cannot be located is refused, not gues
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ class Renderer:
     @cached_property
     def template_hash(self) -> str:
         """sha256 of the template text."""
-        return sha256_json(self.template)
+        return hashlib.sha256(self.template.encode()).hexdigest()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -23,7 +23,6 @@ from finery.training.job import TrainJob, load_job
 
 LOCK = ".lock"  # in a run folder
 _MARK = "finery-event "
-_ERRORS = {error.__name__: error for error in (SelfTestError,)}
 
 
 def run_training(job: TrainJob, report: Report, lock: int | None = None) -> None:
@@ -120,7 +119,10 @@ def _train_in_processes(job: TrainJob, report: Report, inherit: tuple[int, ...])
         )
         error = _follow(worker, report)
     if error:
-        raise _ERRORS.get(error["type"], FineryError)(error["message"])
+        kind = SelfTestError if error["status"] == SelfTestError.exit_status else FineryError
+        raised = kind(error["message"])
+        raised.exit_status = error["status"]
+        raise raised
     if worker.returncode:
         raise FineryError(
             f"A training process ended with status {worker.returncode} and did not say why. The "
@@ -173,7 +175,7 @@ def _worker(path: Path) -> int:
             reports = everyone([metrics_writer(job.run), mlflow_writer(job, _send), _send])
         train(job, reports)
     except FineryError as error:
-        _send({"event": "error", "type": type(error).__name__, "message": str(error)})
+        _send({"event": "error", "status": error.exit_status, "message": str(error)})
         reports({"event": "end", "ok": False})
         return error.exit_status
     reports({"event": "end", "ok": True})

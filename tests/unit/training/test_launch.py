@@ -161,17 +161,19 @@ def test_workers_are_started_through_torchrun_and_their_events_passed_on(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("SelfTestError", SelfTestError), ("InputError", FineryError)]
+    ("status", "kind"), [(3, SelfTestError), (2, FineryError), (1, FineryError)]
 )
-def test_a_workers_own_words_are_its_error(
+def test_a_workers_own_words_and_exit_status_are_those_of_its_error(
     job: TrainJob,
     workers: Callable[[str], list[list[str]]],
-    name: str,
+    status: int,
     kind: type[FineryError],
 ) -> None:
-    workers(saying({"event": "error", "type": name, "message": "Rows leak."}, status=3))
-    with pytest.raises(kind, match=r"^Rows leak\.$"):
+    event = {"event": "error", "status": status, "message": "Rows leak."}
+    workers(saying(event, status=status))
+    with pytest.raises(kind, match=r"^Rows leak\.$") as raised:
         run_training(with_recipe(job, processes=2), lambda event: None)
+    assert raised.value.exit_status == status
 
 
 def test_a_worker_that_dies_without_a_word_shows_the_end_of_its_log(
