@@ -230,7 +230,9 @@ def test_other_settings_in_the_same_folder_are_refused_by_name_until_overwritten
     with pytest.raises(FineryError, match=r"learning_rate was 0\.01, now 0\.02"):
         finetune(make_recipe(evaluate=False, learning_rate=0.02))
     assert (run.folder / "manifest.json").is_file()
-    finetune(make_recipe(evaluate=False, learning_rate=0.02, overwrite_output=True))
+    run = finetune(make_recipe(evaluate=False, learning_rate=0.02, overwrite_output=True))
+    kept = resolve(run.folder / "recipe.yaml", {}).recipe
+    assert (kept.learning_rate, kept.overwrite_output) == (0.02, False)
     identity = json.loads((run.folder / "manifest.json").read_text())["identity"]
     assert identity["learning_rate"] == 0.02
     assert own.read_text() == "keep me"

@@ -74,7 +74,8 @@ def _parts(
         groups.setdefault(conversation.key, []).append(place)
     if len(groups) <= len(percents):
         raise FineryError(
-            f"{len(groups)} different conversations cannot be split into {len(percents) + 1} "
+            f"The training rows hold {len(groups)} different conversation"
+            f"{'s' if len(groups) > 1 else ''}, too few to be split into {len(percents) + 1} "
             "parts. Give more training rows, or a validation file."
         )
     # Of `random`, only random() gives the same numbers in every version of Python.

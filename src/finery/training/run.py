@@ -7,6 +7,7 @@ where it stood when it is started again with the same recipe.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -58,7 +59,7 @@ def finetune(
             facts = read_json(folder / "report.json")
             report({"event": "note", "text": finished_note(prepared)})
             return Run(folder, facts)
-        write_atomic(folder / "recipe.yaml", recipe_yaml(prepared.resolved))
+        write_atomic(folder / "recipe.yaml", recipe_yaml(_to_repeat(prepared.resolved)))
         write_json(folder / "ledger.json", ledger_facts(prepared))
         write_json(folder / "plan.json", prepared.plan.to_dict())
         report({"event": "prepared", "plan": prepared.plan.to_dict()})
@@ -94,6 +95,14 @@ def _manifest(prepared: Prepared, command: Sequence[str]) -> dict[str, Any]:
         command=command or sys.argv,
     )
     return {**manifest, "identity": prepared.job.identity}
+
+
+def _to_repeat(resolved: Resolved) -> Resolved:
+    """The recipe as it is kept: run again it goes on, and does not start over once more."""
+    recipe = replace(resolved.recipe, overwrite_output=False)
+    return replace(
+        resolved, recipe=recipe, origins={**resolved.origins, "overwrite_output": "default"}
+    )
 
 
 def _after_training(prepared: Prepared, report: Report) -> dict[str, Any]:
@@ -144,6 +153,8 @@ def run_facts(prepared: Prepared) -> dict[str, Any]:
             "time in steps": f"{training['seconds']:,.0f} s, {speed:,.0f} tokens/s",
             "kept": f"step {training['best_step']:,}"
             + (" (lowest held-out loss)" if training["best_loss"] is not None else ""),
+            "evaluated": ("base plus adapter" if recipe.apply_lora else "the tuned weights")
+            + f", precision {recipe.precision}",
         },
         "data": {split: recipe.data_path(split) for split in SPLITS if recipe.data_path(split)},
         "notes": list(prepared.notes),
@@ -166,7 +177,9 @@ def run_facts(prepared: Prepared) -> dict[str, Any]:
 def next_commands(prepared: Prepared) -> list[str]:
     """Commands worth typing after a run."""
     folder, source = prepared.job.run, prepared.recipe.model_source
+    test = prepared.recipe.data_path("test") or "FILE.jsonl"
     return [
-        f"finery chat {folder} --against {source}",
-        f"finery evaluate {folder} --against {source} --test FILE.jsonl",
+        f"finery chat {shlex.quote(str(folder))} --against {shlex.quote(source)}",
+        f"finery evaluate {shlex.quote(str(folder))} --against {shlex.quote(source)} "
+        f"--test {shlex.quote(test)}",
     ]
