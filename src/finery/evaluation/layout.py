@@ -91,7 +91,7 @@ def _console_block(block: Block) -> RenderableType:
     if isinstance(block, Paragraph):
         return Text(plain(block.text))
     if isinstance(block, Code):
-        return Text(plain(block.text), no_wrap=True, overflow="ellipsis")
+        return Text(plain(block.text), overflow="fold")
     table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, name in enumerate(block.columns):
         numeric = number >= len(block.columns) - block.numbers

@@ -179,7 +179,8 @@ def next_commands(prepared: Prepared) -> list[str]:
     folder, source = prepared.job.run, prepared.recipe.model_source
     test = prepared.recipe.data_path("test") or "FILE.jsonl"
     return [
-        f"finery chat {shlex.quote(str(folder))} --against {shlex.quote(source)}",
-        f"finery evaluate {shlex.quote(str(folder))} --against {shlex.quote(source)} "
-        f"--test {shlex.quote(test)}",
+        f"finery chat {shlex.quote(str(folder))} \\\n  --against {shlex.quote(source)}",
+        # one option a line: a long path must survive a narrow terminal and be pasted whole
+        f"finery evaluate {shlex.quote(str(folder))} \\\n  --against {shlex.quote(source)} \\\n"
+        f"  --test {shlex.quote(test)}",
     ]

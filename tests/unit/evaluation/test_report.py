@@ -177,3 +177,11 @@ def test_a_row_without_an_answer_shows_the_reason() -> None:
     asked = ({"role": "user", "content": "hi"},)
     row = AnsweredRow("t", 1, asked, None, None, None, None, "the prompt fills the context")
     assert "the prompt fills the context" in report_markdown({"samples": sample_rows(None, [row])})
+
+
+def test_a_long_command_is_whole_on_a_narrow_terminal() -> None:
+    command = "finery chat /home/somebody/" + "a-long-folder-name/" * 5
+    screen = io.StringIO()
+    Console(file=screen, width=40).print(report_console({"next": [command]}))
+    shown = screen.getvalue().replace("\n", "")
+    assert command.replace(" ", "") in shown.replace(" ", "")
