@@ -175,43 +175,18 @@ def compare(
     assert abs(sum(found) / steps) <= 1e-5, found
 
 
-@pytest.mark.parametrize(("lora", "rate"), KINDS)
-@pytest.mark.parametrize(("packing", "rows", "accumulation"), SHAPES)
-@pytest.mark.parametrize("family", ["tiny_llama", "stories"])
-def test_eight_steps_have_the_losses_of_trl(
-    family: str,
-    packing: bool,
-    rows: int,
-    accumulation: int,
-    lora: bool,
-    rate: float,
-    request: pytest.FixtureRequest,
-    make_job: MakeJob,
-    run_job: RunJob,
-    tmp_path: Path,
-) -> None:
-    settings = {
-        "packing": packing,
-        "per_device_train_batch_size": rows,
-        "gradient_accumulation_steps": accumulation,
-        "apply_lora": lora,
-        "learning_rate": rate,
-    }
-    model = request.getfixturevalue(family)
-    compare(model, 8, settings, make_job, run_job, tmp_path / "trl")
-
-
-@pytest.mark.full
+@pytest.mark.parametrize("steps", [8, pytest.param(50, marks=pytest.mark.full)])
 @pytest.mark.parametrize(("lora", "rate"), KINDS)
 @pytest.mark.parametrize(("packing", "rows", "accumulation"), SHAPES)
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_phi3", "stories"])
-def test_fifty_steps_have_the_losses_of_trl(
+def test_every_step_has_the_loss_of_trl(
     family: str,
     packing: bool,
     rows: int,
     accumulation: int,
     lora: bool,
     rate: float,
+    steps: int,
     request: pytest.FixtureRequest,
     make_job: MakeJob,
     run_job: RunJob,
@@ -225,7 +200,7 @@ def test_fifty_steps_have_the_losses_of_trl(
         "learning_rate": rate,
     }
     model = request.getfixturevalue(family)
-    compare(model, 50, settings, make_job, run_job, tmp_path / "trl")
+    compare(model, steps, settings, make_job, run_job, tmp_path / "trl")
 
 
 def test_a_loss_averaged_per_micro_batch_would_not_pass(
