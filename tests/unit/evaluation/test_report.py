@@ -180,7 +180,7 @@ def test_a_row_without_an_answer_shows_the_reason() -> None:
 
 
 def test_a_long_command_is_whole_on_a_narrow_terminal() -> None:
-    command = "finery chat /home/somebody/" + "a-long-folder-name/" * 5
+    command = "finery chat runs/" + "a-long-folder-name/" * 5
     screen = io.StringIO()
     Console(file=screen, width=40).print(report_console({"next": [command]}))
     shown = screen.getvalue().replace("\n", "")
