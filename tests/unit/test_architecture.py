@@ -30,6 +30,14 @@ ORDER = (
     "evaluation",
     "planning",
     "training",
+    "components",
+    "workspace",
+    "runners",
+    "jobs",
+    "endpoints",
+    "azureml",
+    "openai",
+    "service",
     "cli",
 )
 HEAVY = ("torch", "transformers", "mlflow", "datasets", "peft", "accelerate", "deepspeed", "trl")

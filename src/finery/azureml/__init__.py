@@ -1,0 +1,1 @@
+"""The Azure ML REST shapes, one file a resource; they translate and call."""

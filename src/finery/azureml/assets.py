@@ -1,0 +1,7 @@
+"""Models, data, components, environments: containers and versions, workspace and registry."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

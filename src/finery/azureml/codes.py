@@ -1,0 +1,7 @@
+"""Code snapshots and pending uploads."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,7 @@
+"""Computes, machine sizes, quotas."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,7 @@
+"""Datastores and their secrets."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

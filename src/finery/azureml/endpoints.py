@@ -1,0 +1,7 @@
+"""Online endpoints, deployments, keys, logs."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

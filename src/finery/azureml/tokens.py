@@ -1,0 +1,7 @@
+"""The token endpoint of DefaultAzureCredential."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

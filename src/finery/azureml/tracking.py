@@ -1,0 +1,7 @@
+"""MLflow through the workspace."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

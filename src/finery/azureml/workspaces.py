@@ -1,0 +1,7 @@
+"""The workspace itself."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+router = APIRouter()

@@ -1,0 +1,1 @@
+"""The pipeline's steps: one spec (YAML) and one entry point each."""

@@ -1,0 +1,1 @@
+"""Endpoints, deployments, keys, traffic; replicas as processes."""

@@ -1,0 +1,1 @@
+"""Durable pipelines: states, queue by capacity, step reuse, recovery."""

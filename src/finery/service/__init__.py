@@ -1,0 +1,1 @@
+"""The process that holds it all together: start, stop, certificates, the app."""

@@ -1,0 +1,1 @@
+"""What a workspace knows: store, assets, registries, data, computes, tracking."""
