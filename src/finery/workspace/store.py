@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
+from sqlalchemy import event
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -59,7 +60,7 @@ def connect(url: str) -> Store:
     """A store on `url`, whatever tables it has; `migrate` (workspace.migrations) makes them."""
     engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _sqlite_session)
+        event.listen(engine, "connect", _sqlite_session)
     return Store(engine)
 
 
