@@ -8,6 +8,8 @@ import sys
 NAMES = {
     "train-cpu": "training on a CPU, beside TRL",
     "train-gpu": "training on one NVIDIA GPU, beside transformers + PEFT",
+    "service": "starting a step, listing jobs, the walkthrough beside its work",
+    "sdk-matrix": "the walkthrough with several releases of azure-ai-ml",
 }
 
 

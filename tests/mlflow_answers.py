@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finery.model.package import _quiet
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without MLflow's advice to look a local path up on the hub, and about its own code."""
+    logger = logging.getLogger("mlflow.transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Said while mlflow.pyfunc is imported, of a class inside MLflow.
+            warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def check_mlflow_answers(
@@ -20,7 +36,7 @@ def check_mlflow_answers(
     Greedy, on the CPU, one conversation at a time. Both MLflow doors are asked: `pyfunc` and
     the transformers pipeline. Leading spaces do not count: MLflow strips them.
     """
-    with _quiet():
+    with quiet():
         from mlflow import pyfunc
         from mlflow.transformers import load_model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import shlex
 import sys
@@ -23,13 +24,22 @@ from finery.recipe.inputs import SETTINGS
 from finery.recipe.parse import coerce
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
+FOLDERS = ("benchmarks", "examples")
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / name / "README.md" for name in FOLDERS),
+    ]
+)
 COMMANDS = dict(commands(app, "finery"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the name to import is not the name to install.
 PACKAGE_OF = {"yaml": "pyyaml"}
 
-EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+EACH_PAGE = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
+)
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -56,7 +66,7 @@ def unknown_words(words: list[str]) -> list[str]:
     function = COMMANDS.get(" ".join(words[:name]))
     if function is None:
         return [] if words[1:] == ["--help"] else [" ".join(words[:3])]
-    rest = words[name:]
+    rest = list(itertools.takewhile(lambda word: word != "--", words[name:]))
     if function is finetune_command:
         return [str(f) for f in parse_flags([w for w in rest if w != "--dry-run"]).faults]
     known = {"--help"}
@@ -78,6 +88,7 @@ def test_the_reader_of_commands_finds_them_and_their_mistakes() -> None:
     assert unknown_words(["finery", "chat", "m", "--agianst", "x"]) == ["--agianst"]
     assert unknown_words(["finery", "serve", "m"]) == ["finery serve m"]
     assert unknown_words(["finery", "finetune", "--learnin-rate", "1"]) != []
+    assert unknown_words(["finery", "exec", "--", "python", "x.py", "--theirs"]) == []
 
 
 @EACH_PAGE

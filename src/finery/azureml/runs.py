@@ -2,6 +2,222 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from finery.azureml.first_look import Looks
+from finery.azureml.job_bodies import texts
+from finery.azureml.job_views import output_uri
+from finery.azureml.jobs import page_size, page_start
+from finery.azureml.run_views import (
+    ARTIFACTS,
+    details_view,
+    log_path,
+    output_id,
+    run_view,
+)
+from finery.azureml.scope import WORKSPACE, TargetDep, WorkspaceDep
+from finery.errors import Fault, InputError
+from finery.jobs import service
+from finery.jobs.job import FINALIZING, Job
+from finery.workspace import identity, references
+from finery.workspace.errors import NotFoundError
 
 router = APIRouter()
+
+HISTORY = "/history/v1.0" + WORKSPACE
+# The same run, asked for by itself or as one of an experiment, whose name or id changes nothing.
+RUNS = (
+    HISTORY + "/runs/{run}",
+    HISTORY + "/experiments/{experiment}/runs/{run}",
+    HISTORY + "/experimentids/{experiment}/runs/{run}",
+)
+CHUNK = 1 << 20
+LOOKS = Looks()
+
+
+def _each(method: str, tail: str = "") -> Any:
+    """Register a handler at every address of a run."""
+
+    def register(handler: Any) -> Any:
+        for path in RUNS:
+            router.add_api_route(path + tail, handler, methods=[method])
+        return handler
+
+    return register
+
+
+@_each("GET", "/details")
+def details(
+    run: str, request: Request, target: TargetDep, workspace: WorkspaceDep
+) -> dict[str, Any]:
+    """The state of a run and its log files."""
+    job = service.get(workspace, run)
+    view = details_view(workspace, target, job, _agent(request))
+    if LOOKS.is_first(f"{workspace.folder}/{run}", ended=job.is_terminal):
+        view |= {"status": FINALIZING, "error": None}
+    return view
+
+
+@_each("GET", "/children")
+def children(
+    run: str, request: Request, target: TargetDep, workspace: WorkspaceDep
+) -> dict[str, Any]:
+    """The steps of a run, a page at a time."""
+    service.get(workspace, run)
+    query = request.query_params
+    steps, after = service.find(
+        workspace,
+        parent=run,
+        archived="all",
+        limit=page_size(query.get("$top")),
+        after=page_start(query.get("$continuationtoken")),
+    )
+    page: dict[str, Any] = {
+        "value": [run_view(workspace, target, step, _agent(request)) for step in steps]
+    }
+    if after is not None:
+        kept = [(k, v) for k, v in query.multi_items() if k != "$continuationtoken"]
+        more = urlencode([*kept, ("$continuationtoken", str(after))], safe="$")
+        page["continuationToken"] = str(after)
+        page["nextLink"] = f"{workspace.settings.base_url}{request.url.path}?{more}"
+    return page
+
+
+@_each("GET", "/serviceinstances/{node}")
+def instances(run: str, node: str, workspace: WorkspaceDep) -> dict[str, Any]:
+    """Interactive services of a run: there are none."""
+    service.get(workspace, run)
+    return {"instances": {}}
+
+
+@_each("GET")
+def show(run: str, request: Request, target: TargetDep, workspace: WorkspaceDep) -> dict[str, Any]:
+    """One run."""
+    return run_view(workspace, target, service.get(workspace, run), _agent(request))
+
+
+@_each("PATCH")
+def change(
+    run: str,
+    body: dict[str, Any],
+    request: Request,
+    target: TargetDep,
+    workspace: WorkspaceDep,
+) -> dict[str, Any]:
+    """Archive or restore a run, rename it, add tags or properties."""
+    job = service.get(workspace, run)
+    faults: list[Fault] = []
+    tags = texts(body.get("tags"), "tags", faults)
+    properties = texts(body.get("properties"), "properties", faults)
+    hidden = body.get("hidden")
+    if hidden is not None and not isinstance(hidden, bool):
+        faults.append(Fault("hidden", repr(hidden), "true or false"))
+    if faults:
+        raise InputError(faults, subject=f"run {run}")
+    service.update(
+        workspace,
+        run,
+        tags={**job.tags, **tags} if tags else None,
+        properties={**job.properties, **properties} if properties else None,
+        display_name=body.get("displayName"),
+        description=body.get("description"),
+    )
+    if hidden is not None:
+        service.set_archived(workspace, run, hidden)
+    return show(run, request, target, workspace)
+
+
+@router.post(HISTORY + "/rundata")
+def data(
+    body: dict[str, Any], request: Request, target: TargetDep, workspace: WorkspaceDep
+) -> dict[str, Any]:
+    """A run with what it was made from."""
+    job = service.get(workspace, str(body.get("runId") or ""))
+    return {"runMetadata": run_view(workspace, target, job, _agent(request))}
+
+
+@router.post("/data/v1.0" + WORKSPACE + "/dataversion/batchGetResolvedUris")
+def data_addresses(
+    body: dict[str, Any], target: TargetDep, workspace: WorkspaceDep
+) -> dict[str, Any]:
+    """Where outputs lie, by the ids that the run history gave them."""
+    return {
+        "values": {
+            asset: {"uri": output_uri(target, job, name), "type": job.outputs[name].get("type")}
+            for asset, job, name in _outputs(workspace, body)
+        }
+    }
+
+
+@router.post("/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris")
+def model_addresses(
+    body: dict[str, Any], target: TargetDep, workspace: WorkspaceDep
+) -> dict[str, Any]:
+    """The same for outputs that are models."""
+    return {
+        "values": {
+            asset: {"path": output_uri(target, job, name), "type": job.outputs[name].get("type")}
+            for asset, job, name in _outputs(workspace, body)
+        }
+    }
+
+
+@router.get(ARTIFACTS + "/{run}/{log:path}")
+def log_file(run: str, log: str, request: Request, workspace: WorkspaceDep) -> StreamingResponse:
+    """A log file, whole; the address carries its own permission.
+
+    Clients fetch a growing log again and again and print what is beyond the lines they have
+    seen, so an unfinished last line waits until the run has ended.
+    """
+    identity.verify_query(workspace, log_path(run, log), request.query_params)
+    job = service.get(workspace, run)
+    found = {file.name: file.path for file in service.log_files(workspace, run)}.get(log)
+    if found is None:
+        raise NotFoundError(f"The run {run} has no log called {log}.")
+    size = found.stat().st_size if job.is_terminal else complete_lines(found)
+    headers = {"Content-Length": str(size), "Cache-Control": "no-store"}
+    return StreamingResponse(read(found, size), media_type="text/plain", headers=headers)
+
+
+def complete_lines(path: Path) -> int:
+    """How many bytes of a file are whole lines."""
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        while end > 0:
+            start = max(0, end - CHUNK)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
+
+
+def read(path: Path, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a file that may be growing."""
+    with path.open("rb") as file:
+        while size > 0 and (piece := file.read(min(size, CHUNK))):
+            size -= len(piece)
+            yield piece
+
+
+def _outputs(workspace: Any, body: Mapping[str, Any]) -> Iterator[tuple[str, Job, str]]:
+    """The job and output that each id of a request names; raises NotFoundError."""
+    for asset in body.get("values") or ():
+        found = references.parse(str(asset), "values")
+        if not isinstance(found, references.JobOutput):
+            raise InputError([Fault("values", repr(asset), output_id("JOB", "OUTPUT"))])
+        job = service.get(workspace, found.job)
+        if found.output not in job.outputs:
+            raise NotFoundError(f"The job {job.name} has no output called {found.output}.")
+        yield asset, job, found.output
+
+
+def _agent(request: Request) -> str:
+    return request.headers.get("user-agent", "")

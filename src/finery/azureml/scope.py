@@ -35,7 +35,16 @@ WORDS = {
     )
 }
 # Below these the rest of the path is data (blob names, run ids), not ours to respell.
-_VERBATIM = ("/_blob", "/mlflow", "/openai", "/v1", "/studio", "/endpoints", "/static")
+_VERBATIM = (
+    "/_blob",
+    "/_artifacts",
+    "/mlflow",
+    "/openai",
+    "/v1",
+    "/studio",
+    "/endpoints",
+    "/static",
+)
 _NAMED = {  # a word after one of these is a name, whatever it looks like
     *("subscriptions", "resourceGroups", "workspaces", "registries", "locations", "computes"),
     *("datastores", "jobs", "models", "data", "components", "environments", "codes", "versions"),

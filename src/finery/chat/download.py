@@ -44,10 +44,11 @@ class Download:
     splits: list[SplitFile]
 
 
-def download_dataset(dataset: str, folder: Path, percent: float) -> Download:
+def download_dataset(dataset: str, folder: Path, percent: float, subset: str = "") -> Download:
     """Write the first `percent` of every split to `folder/<split>.jsonl`, all columns kept.
 
-    A dataset is looked for below `$FINERY_HUB_MIRROR`, then on the hub. A split of n rows
+    A dataset is looked for below `$FINERY_HUB_MIRROR`, then on the hub; its `subset` is what
+    the hub calls a configuration, in a mirror a folder of the dataset's. A split of n rows
     gives round(n * percent / 100) rows, the rule of `split="train[:5%]"` in `datasets`.
     Every file is written whole or not at all; a crash may leave later splits unwritten, and
     the same command completes them. Raises FineryError when the dataset is in neither place,
@@ -62,9 +63,11 @@ def download_dataset(dataset: str, folder: Path, percent: float) -> Download:
             f"{dataset!r} is not a dataset name. Names look like HuggingFaceH4/ultrachat_200k; "
             "a file on this machine needs no download."
         )
-    mirror = mirrored(dataset)
+    if subset and (not _NAME.fullmatch(subset) or "/" in subset or ".." in subset):
+        raise FineryError(f"{subset!r} is not the name of a subset; the dataset's page lists them.")
+    mirror = mirrored(f"{dataset}/{subset}" if subset else dataset)
     local = mirror if mirror and mirror.is_dir() else None
-    splits = _read_mirror(local) if local else _read_hub(dataset, mirror)
+    splits = _read_mirror(local) if local else _read_hub(dataset, subset, mirror)
     texts: dict[Path, str] = {}
     written = []
     for split, rows in splits.items():
@@ -132,7 +135,7 @@ def _refuse_gaps(split: str, paths: list[Path]) -> None:
         )
 
 
-def _read_hub(dataset: str, mirror: Path | None) -> dict[str, Rows]:
+def _read_hub(dataset: str, subset: str, mirror: Path | None) -> dict[str, Rows]:
     """Every split of a dataset of the hub, through the cache of `datasets`."""
     if Path(dataset).exists():  # `datasets` would read it in place of the hub, without a word
         raise FineryError(
@@ -145,12 +148,13 @@ def _read_hub(dataset: str, mirror: Path | None) -> dict[str, Rows]:
 
     unreachable = (OSError, errors.HTTPError)  # pyright: ignore[reportPrivateImportUsage]
     try:
-        loaded = load_dataset(dataset)
+        loaded = load_dataset(dataset, subset) if subset else load_dataset(dataset)
     except (*unreachable, ValueError, DatasetsError) as error:
         looked = f"not in {mirror}" if mirror else f"no mirror is set (${MIRROR})"
+        name = f"{dataset}/{subset}" if subset else dataset
         raise FineryError(
-            f"The dataset {dataset} was found in neither place: {looked}, and the hub gave: "
+            f"The dataset {name} was found in neither place: {looked}, and the hub gave: "
             f"{first_line(error)}. Connect to the internet, or put its splits into a folder "
-            f"{dataset} below ${MIRROR}."
+            f"{name} below ${MIRROR}."
         ) from error
     return {str(split): rows for split, rows in loaded.items()}

@@ -10,8 +10,9 @@ wrong. So the file is loaded as it stands and its ids are compared with the bare
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from finery.errors import FineryError, first_line
 from finery.files import read_json, write_json
@@ -43,7 +44,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"{folder} holds no tokenizer. Copy tokenizer.json and tokenizer_config.json of the "
             "base model into it."
         )
-    kind = PreTrainedTokenizerFast if published.is_file() else AutoTokenizer
+    kind = PreTrainedTokenizerFast if published.is_file() else _by_class_name()
     try:
         tokenizer: PreTrainedTokenizerFast = kind.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises Exception itself
@@ -54,6 +55,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if published.is_file():
         _prove_ids(tokenizer, published)
     return tokenizer
+
+
+def _by_class_name() -> Any:
+    """What builds a tokenizer without tokenizer.json; it loads every model family, and torch."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def probe_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:

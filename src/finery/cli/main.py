@@ -12,11 +12,14 @@ from typing import Annotated
 import typer
 
 from finery import __version__
-from finery.cli import data, model
+from finery.cli import compute, data, endpoint, job, model
 from finery.cli.chat import chat_command
+from finery.cli.doctor import doctor_command
+from finery.cli.environment import env_command, exec_command, init_command
 from finery.cli.evaluate import evaluate_command
 from finery.cli.finetune import Interrupted, finetune_command
 from finery.cli.quickstart import quickstart_command
+from finery.cli.service import down_command, up_command
 from finery.errors import FineryError, InputError, SelfTestError, os_reason
 
 EXIT_STATUSES = {
@@ -48,8 +51,17 @@ app.command(
 )(finetune_command)
 app.command("evaluate")(evaluate_command)
 app.command("chat")(chat_command)
+app.command("up")(up_command)
+app.command("down")(down_command)
+app.command("env")(env_command)
+app.command("exec", context_settings={"ignore_unknown_options": True})(exec_command)
+app.command("init")(init_command)
+app.command("doctor")(doctor_command)
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.add_typer(job.app, name="job")
+app.add_typer(compute.app, name="compute")
+app.add_typer(endpoint.app, name="endpoint")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,1 +1,1 @@
-"""Endpoints, deployments, keys, traffic; replicas as processes."""
+"""Endpoints, their deployments, the replicas behind them, and the gateway in front of them."""

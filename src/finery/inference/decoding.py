@@ -16,7 +16,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from finery.errors import FineryError
 
@@ -48,7 +54,14 @@ def room(model: Any, prompt: Sequence[int], max_new_tokens: int) -> int:
     return max_new_tokens if limit is None else min(max_new_tokens, limit - len(prompt))
 
 
-def check_settings(max_new_tokens: int, temperature: float, batch_size: int = 1) -> None:
+def check_settings(
+    max_new_tokens: int,
+    temperature: float,
+    batch_size: int = 1,
+    *,
+    top_p: float = 1.0,
+    top_k: int = 0,
+) -> None:
     """Raise FineryError for numbers no generation can run with."""
     if max_new_tokens < 1:
         raise FineryError(f"max_new_tokens is {max_new_tokens}. Ask for at least one new token.")
@@ -56,13 +69,34 @@ def check_settings(max_new_tokens: int, temperature: float, batch_size: int = 1)
         raise FineryError(f"temperature is {temperature}. Use 0 (greedy) or a positive number.")
     if batch_size < 1:
         raise FineryError(f"batch_size is {batch_size}. Use at least 1.")
+    if not 0.0 < top_p <= 1.0:
+        raise FineryError(f"top_p is {top_p}. Use a share above 0 and up to 1 (all tokens).")
+    if top_k < 0:
+        raise FineryError(f"top_k is {top_k}. Use 0 (all tokens) or a positive number.")
 
 
 class GumbelNoise(LogitsProcessor):
-    """Logits over temperature plus Gumbel noise, [batch, vocabulary]; the arg max is a sample."""
+    """Logits over temperature plus Gumbel noise, [batch, vocabulary]; the arg max is a sample.
 
-    def __init__(self, temperature: float, seed: int, rows: Sequence[int], device: Any) -> None:
+    With `top_k` or `top_p` the draw is among the likeliest tokens alone, chosen at this
+    temperature in transformers' order: the k likeliest, of them the smallest set of mass p.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        seed: int,
+        rows: Sequence[int],
+        device: Any,
+        *,
+        top_p: float = 1.0,
+        top_k: int = 0,
+    ) -> None:
         self.temperature = temperature
+        self.among = [
+            *([TopKLogitsWarper(top_k)] if top_k else []),
+            *([TopPLogitsWarper(top_p)] if top_p < 1.0 else []),
+        ]
         self.generators = [
             torch.Generator(device).manual_seed(_row_seed(seed, row)) for row in rows
         ]
@@ -74,8 +108,11 @@ class GumbelNoise(LogitsProcessor):
         noise = torch.stack(
             [torch.empty_like(scores[0]).exponential_(generator=g) for g in self.generators]
         )
+        scores = scores / self.temperature
+        for filtered in self.among:
+            scores = filtered(input_ids, scores)  # pyright: ignore[reportArgumentType]
         # -log of a standard exponential is a standard Gumbel; the floor keeps a draw of 0 finite.
-        return scores / self.temperature - noise.clamp_min(1e-30).log()
+        return scores - noise.clamp_min(1e-30).log()
 
 
 def _row_seed(seed: int, row: int) -> int:
@@ -105,6 +142,8 @@ def decode(
     temperature: float,
     seed: int,
     rows: Sequence[int],
+    top_p: float = 1.0,
+    top_k: int = 0,
     **hooks: Any,
 ) -> list[list[int]]:
     """New ids for each prompt of one batch, the stop id included when one was reached.
@@ -126,7 +165,9 @@ def decode(
         pad_token_id=pad_id,
         use_cache=True,
     )
-    noise = [GumbelNoise(temperature, seed, rows, core.device)] if temperature > 0 else []
+    noise = []
+    if temperature > 0:
+        noise = [GumbelNoise(temperature, seed, rows, core.device, top_p=top_p, top_k=top_k)]
     with torch.inference_mode(), evaluating(core):
         output = bare.generate(
             input_ids=ids,

@@ -118,14 +118,18 @@ def stream(
     temperature: float = 0.0,
     seed: int = 0,
     tools: Sequence[Mapping[str, Any]] | None = None,
-) -> Iterator[str]:
+    top_p: float = 1.0,
+    top_k: int = 0,
+    stop: Sequence[str] = (),
+) -> Generator[str, None, Answer]:
     """The answer in pieces of text as they come, never half a character; raises as `generate`.
 
     The pieces joined are the text of `generate` for the same single prompt. Closing the
-    iterator stops the model at its next token.
+    iterator stops the model at its next token. The answer ends before the first of the texts
+    `stop`; the generator returns the whole of it.
     """
     prompt = renderer.prompt(messages, tools)
-    check_settings(max_new_tokens, temperature)
+    check_settings(max_new_tokens, temperature, top_p=top_p, top_k=top_k)
     _refuse_without_room(model, [prompt], max_new_tokens)
     stops = stop_ids(model, renderer)
     settings = {
@@ -135,28 +139,51 @@ def stream(
         "temperature": temperature,
         "seed": seed,
         "rows": [0],
+        "top_p": top_p,
+        "top_k": top_k,
     }
-    return _pieces(renderer, _token_ids(model, prompt, settings), stops)
+    ids = _token_ids(model, prompt, settings)
+    return _pieces(renderer, ids, stops, prompt_tokens=len(prompt), texts=stop)
 
 
 def _pieces(
-    renderer: Renderer, ids: Generator[int, None, None], stops: Sequence[int]
-) -> Iterator[str]:
-    """Text as it becomes certain: a trailing U+FFFD may be a character not yet complete."""
-    seen: list[int] = []
+    renderer: Renderer,
+    ids: Generator[int, None, None],
+    stops: Sequence[int],
+    *,
+    prompt_tokens: int = 0,
+    texts: Sequence[str] = (),
+) -> Generator[str, None, Answer]:
+    """Text as it becomes certain: its end may be half a character, or half a stop text."""
+    start = time.perf_counter()
+    made: list[int] = []
     told = ""
     text = ""
+    stopped = False
     with contextlib.closing(ids):
         for token in ids:
-            if token in stops:
+            made.append(token)
+            if stopped := token in stops:
                 break
-            seen.append(token)
-            text = renderer.decode(seen)
-            if text.startswith(told) and not text.endswith("\ufffd") and len(text) > len(told):
-                yield text[len(told) :]
-                told = text
+            text = renderer.decode(made)
+            places = [place for stop in texts if (place := text.find(stop)) >= 0]
+            if stopped := bool(places):
+                text = text[: min(places)]
+                break
+            sure = text[: len(text) - _held(text, texts)]
+            if sure.startswith(told) and not text.endswith("\ufffd") and len(sure) > len(told):
+                yield sure[len(told) :]
+                told = sure
     if len(text) > len(told):
         yield text[len(told) :]
+    reason = "stop" if stopped else "length"
+    return Answer(text, prompt_tokens, len(made), reason, time.perf_counter() - start)
+
+
+def _held(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of `text` may be the beginning of one of `stops`."""
+    lengths = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n]))
+    return max(lengths, default=0)
 
 
 class _Feed(BaseStreamer):

@@ -89,7 +89,6 @@ def open_model(source: str, *, device: str = "auto", precision: str = "auto") ->
 
     from finery.chat.render import load_renderer
     from finery.model.load import load_model
-    from finery.model.lora import load_adapter
 
     located = locate(source)
     if device == "auto":
@@ -99,5 +98,7 @@ def open_model(source: str, *, device: str = "auto", precision: str = "auto") ->
     renderer = load_renderer(located.renderer)
     model: Any = load_model(located.model, precision=precision, device=device)
     if located.adapter is not None:
+        from finery.model.lora import load_adapter  # imports peft, which takes seconds
+
         model = load_adapter(model, located.adapter)
     return Opened(source, model, renderer)

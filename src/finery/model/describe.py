@@ -51,6 +51,22 @@ def describe_folder(folder: Path) -> Description:
     )
 
 
+def config_number(folder: Path, name: str, trust_remote_code: bool = False) -> int | None:
+    """A number of config.json, of its text part where it has one; None when the model sets none.
+
+    transformers, which takes seconds to load, is asked only where the file does not say it: a
+    family may have a default, or another name for it.
+    """
+    config = read_json(folder / "config.json")
+    for part in (config.get("text_config"), config):
+        if isinstance(part, dict) and isinstance(part.get(name), int):
+            return part[name]
+    from finery.model.load import load_config
+
+    known = load_config(folder, trust_remote_code=trust_remote_code).get_text_config()
+    return getattr(known, name, None)
+
+
 def chat_template(folder: Path) -> str:
     """The chat template's text as transformers would find it, or ""."""
     if (folder / "chat_template.jinja").is_file():

@@ -2,34 +2,32 @@
 
 The layout and the task `llm/v1/chat` are MLflow's
 (https://mlflow.org/docs/latest/ml/deep-learning/transformers/); the metadata keys are the ones
-Azure ML writes for its fine-tuned models. Never give it a model with adapters attached:
-MLflow would save the wrapped names, and on loading every adapted weight would be new.
+Azure ML writes for its fine-tuned models. The folder is what `mlflow.transformers.save_model`
+makes of the same files, which a test compares; it is written here because MLflow, transformers
+and torch take many seconds to load, and only to copy a folder. Never give it a model with
+adapters attached: every adapted weight would be a new one on loading.
 """
 
 from __future__ import annotations
 
-import contextlib
+import datetime
 import importlib.metadata
-import logging
-import shutil
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+import json
+import platform
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from finery.errors import FineryError
-from finery.files import new_folder
-from finery.model.folder import (
-    ADAPTER_CONFIG,
-    PAPERS,
-    TOKENIZER_FILES,
-    assemble,
-    check_folder,
-    link_or_copy,
-)
+from finery.files import new_folder, read_json
+from finery.model.describe import chat_template
+from finery.model.folder import ADAPTER_CONFIG, PAPERS, TOKENIZER_FILES, assemble, check_folder
 
 TASK = "llm/v1/chat"
+SIGNATURE = Path(__file__).parent / "chat_signature.yaml"
 SERVED_WITH = ("mlflow", "transformers", "torch", "accelerate", "tokenizers", "safetensors")
 EXAMPLE = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 GENERATION = {
@@ -58,27 +56,32 @@ def write_mlflow_model(
     """
     check_folder(model_folder)
     _check_chat(model_folder)
-    with new_folder(target, replace=True) as temporary, tempfile.TemporaryDirectory() as light:
-        # MLflow copies all it is given, so it is given everything but the weights.
-        stage = Path(light) / model_folder.resolve().name
-        stage.mkdir()
-        files = {path.name: path for path in model_folder.iterdir() if path.is_file()}
-        weights = [name for name in files if name.endswith(".safetensors")]
-        assemble({name: files[name] for name in files if name not in weights}, stage)
-        _save(stage, temporary, _metadata(metadata), dict(example or EXAMPLE))
-        for name in weights:
-            link_or_copy(files[name], temporary / "model" / name)
-        _restore_tokenizer(files, temporary)
-        _restore_papers(files, temporary)
-        _finish_description(temporary, stage, str(metadata.get("base_model_name", "")))
+    files = {path.name: path for path in model_folder.iterdir() if path.is_file()}
+    tokenizer = {name: path for name, path in files.items() if name in TOKENIZER_FILES}
+    # AutoTokenizer reads the model type here when the tokenizer's class does not say enough.
+    tokenizer["config.json"] = files["config.json"]
+    shown = str(metadata.get("base_model_name", "")) or model_folder.resolve().name
+    with new_folder(target, replace=True) as temporary:
+        for name, part in (("model", files), ("components/tokenizer", tokenizer)):
+            (temporary / name).mkdir(parents=True)
+            assemble(part, temporary / name)
+        assemble({name: path for name, path in files.items() if name in PAPERS}, temporary)
+        _write_environment(temporary)
+        example = dict(example or EXAMPLE)
+        (temporary / "input_example.json").write_text(json.dumps(example), encoding="utf-8")
+        serving = json.dumps(example, indent=2)
+        (temporary / "serving_input_example.json").write_text(serving, encoding="utf-8")
+        size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+        described = _description(model_folder, _metadata(metadata), shown, size)
+        _write_yaml(temporary / "MLmodel", described)
 
 
 def _check_chat(folder: Path) -> None:
-    from transformers import PreTrainedTokenizerFast
-
     if (folder / ADAPTER_CONFIG).is_file():
         raise FineryError(f"{folder} holds an adapter. Merge it into its base model first.")
-    if PreTrainedTokenizerFast.from_pretrained(folder).chat_template is None:
+    if not (folder / "tokenizer.json").is_file():
+        raise FineryError(f"{folder} holds no tokenizer.json. Save its tokenizer as a fast one.")
+    if not chat_template(folder):
         raise FineryError(
             f"The tokenizer of {folder} has no chat template, so nothing can chat with it. Add "
             "chat_template.jinja to the folder."
@@ -90,39 +93,87 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, Any]:
         "finetuning_task": "chat-completion",
         "base_model_task": "chat-completion",
         "is_finetuned_model": True,
+        "task": TASK,
         "finery_version": importlib.metadata.version("finery"),
         **given,
     }
 
 
-def _save(stage: Path, target: Path, metadata: dict[str, Any], example: dict[str, Any]) -> None:
-    with _quiet():
-        from mlflow.transformers import save_model
+def _description(
+    folder: Path, metadata: Mapping[str, Any], source: str, size: int
+) -> dict[str, Any]:
+    """What MLmodel says (https://mlflow.org/docs/latest/ml/model/)."""
+    config = read_json(folder / "config.json")
+    signature = yaml.safe_load(SIGNATURE.read_text(encoding="utf-8"))
+    return {
+        "flavors": {
+            "python_function": {
+                "config": GENERATION,
+                "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+                "loader_module": "mlflow.transformers",
+                "python_version": platform.python_version(),
+            },
+            "transformers": {
+                "code": None,
+                "components": ["tokenizer"],
+                "inference_task": TASK,
+                "instance_type": "TextGenerationPipeline",
+                "model_binary": "model",
+                "pipeline_model_type": next(iter(config.get("architectures") or [""])),
+                "source_model_name": source,
+                "task": "text-generation",
+                # in transformers 4 and 5 the class that takes tokenizer.json as it stands
+                "tokenizer_type": "PreTrainedTokenizerFast",
+                "torch_dtype": None,
+                "transformers_version": importlib.metadata.version("transformers"),
+            },
+        },
+        "is_signature_from_type_hint": False,
+        "metadata": dict(metadata),
+        "mlflow_version": importlib.metadata.version("mlflow"),
+        "model_id": None,
+        "model_size_bytes": size,
+        "model_uuid": uuid.uuid4().hex,
+        "prompts": None,
+        "saved_input_example_info": {
+            "artifact_path": "input_example.json",
+            "serving_input_path": "serving_input_example.json",
+            "type": "json_object",
+        },
+        "signature": {**signature, "params": None},
+        "type_hint_from_example": False,
+        "utc_time_created": str(datetime.datetime.now(datetime.UTC).replace(tzinfo=None)),
+    }
 
-        save_model(
-            str(stage),
-            path=str(target),
-            task=TASK,
-            metadata=metadata,
-            input_example=example,
-            model_config=GENERATION,
-            pip_requirements=requirements(),
-        )
+
+def _write_environment(target: Path) -> None:
+    """requirements.txt, and what conda and virtualenv make of it."""
+    pins, python = requirements(), platform.python_version()
+    (target / "requirements.txt").write_text("\n".join(pins), encoding="utf-8")
+    tools = {name: _installed(name) for name in ("pip", "setuptools", "wheel")}
+    pip = f"pip<={tools['pip']}" if tools["pip"] else "pip"
+    conda = [f"python={python}", pip, {"pip": pins}]
+    _write_yaml(
+        target / "conda.yaml",
+        {"channels": ["conda-forge"], "dependencies": conda, "name": "mlflow-env"},
+    )
+    build = [f"{name}=={version}" if version else name for name, version in tools.items()]
+    environment = {"python": python, "build_dependencies": build}
+    _write_yaml(
+        target / "python_env.yaml", {**environment, "dependencies": ["-r requirements.txt"]}
+    )
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's advice to look a local path up on the hub, and about its own code."""
-    logger = logging.getLogger("mlflow.transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _installed(name: str) -> str:
     try:
-        with warnings.catch_warnings():
-            # Said while mlflow.pyfunc is imported, of a class inside MLflow.
-            warnings.filterwarnings("ignore", ".*Any type hint is inferred as AnyType")
-            yield
-    finally:
-        logger.setLevel(level)
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def requirements() -> list[str]:
@@ -132,35 +183,3 @@ def requirements() -> list[str]:
     """
     pins = ((name, importlib.metadata.version(name)) for name in SERVED_WITH)
     return [f"{name}=={version.partition('+')[0]}" for name, version in pins]
-
-
-def _restore_tokenizer(files: Mapping[str, Path], target: Path) -> None:
-    """The tokenizer files as they are: MLflow saves them again, and renames their class."""
-    folder = target / "components" / "tokenizer"
-    shutil.rmtree(folder)
-    folder.mkdir()
-    kept = {name: path for name, path in files.items() if name in TOKENIZER_FILES}
-    # AutoTokenizer reads the model type here when the tokenizer's class does not say enough.
-    kept["config.json"] = files["config.json"]
-    assemble(kept, folder)
-
-
-def _restore_papers(files: Mapping[str, Path], target: Path) -> None:
-    """The model's own licence and card, not MLflow's note that it found none."""
-    (target / "LICENSE.txt").unlink(missing_ok=True)
-    assemble({name: path for name, path in files.items() if name in PAPERS}, target)
-
-
-def _finish_description(target: Path, stage: Path, base_model: str) -> None:
-    """MLmodel without the path of the stage, and with the size that includes the weights."""
-    from mlflow.models import Model
-
-    description = Model.load(str(target))
-    flavor = description.flavors["transformers"]
-    if flavor["source_model_name"] != str(stage):
-        raise FineryError("This version of MLflow writes another MLmodel than finery knows.")
-    flavor["source_model_name"] = base_model or stage.name
-    description.model_size_bytes = sum(
-        path.stat().st_size for path in target.rglob("*") if path.is_file()
-    )
-    description.save(str(target / "MLmodel"))

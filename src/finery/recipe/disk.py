@@ -37,7 +37,7 @@ def disk_faults(recipe: Recipe, faulty: Container[str] = ()) -> list[Fault]:
         value = getattr(recipe, name)
         local = name == "model" and Path(value).is_absolute()
         if name not in faulty and value and (row.is_path or local):
-            faults += _path_faults(name, row.kind, Path(value))
+            faults += path_faults(name, row.kind, Path(value))
     wrong = {fault.where for fault in faults}
     for name in ("deepspeed", "finetune_config_path", "evaluation_config"):
         if name not in wrong and name not in faulty and getattr(recipe, name):
@@ -48,7 +48,8 @@ def disk_faults(recipe: Recipe, faulty: Container[str] = ()) -> list[Fault]:
     return faults + _output_faults(recipe, faulty)
 
 
-def _path_faults(name: str, kind: str, path: Path) -> list[Fault]:
+def path_faults(name: str, kind: str, path: Path) -> list[Fault]:
+    """Why `path` cannot be what the input `name` takes; empty when it can."""
     try:
         return _unusable(name, kind, path, found(str(path)))
     except OSError as error:  # a name too long, a parent folder that may not be entered

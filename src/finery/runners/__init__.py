@@ -1,1 +1,1 @@
-"""Where a step's process runs: one protocol, local first."""
+"""Where a step's process runs: one protocol, this machine first."""

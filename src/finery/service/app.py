@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from finery.azureml import (
     assets,
     blobs,
+    browser,
+    caller,
     codes,
     computes,
     datastores,
@@ -24,14 +26,21 @@ from finery.azureml import (
     tracking,
     workspaces,
 )
+from finery.azureml.limits import BodyLimits
 from finery.azureml.scope import ArmPaths
+from finery.endpoints import running as endpoints_part
+from finery.jobs import service as jobs_part
+from finery.openai import chat as openai_chat
+from finery.workspace import tracking_part
 from finery.workspace.place import Workspace
 
 DOORS = (
     metadata,
     tokens,
+    browser,
     blobs,
     scoring,
+    openai_chat,
     tracking,
     runs,
     workspaces,
@@ -55,15 +64,23 @@ def create_app(workspace: Workspace) -> FastAPI:
                 await stack.enter_async_context(start(app, workspace))
             yield
 
-    app = FastAPI(title="finery", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="finery",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        dependencies=[Depends(caller.the_caller)],
+    )
     app.state.workspace = workspace
     errors.install(app)
     for door in DOORS:
         app.include_router(door.router)
+    app.add_middleware(BodyLimits)  # inside ArmPaths: it goes by the canonical path
     app.add_middleware(ArmPaths)
     return app
 
 
 # What runs beside the requests, each an async context manager (app, workspace): tracking
 # server, jobs, endpoints. Started in this order, stopped in the other.
-PARTS = ()
+PARTS = (tracking_part.part, jobs_part.part, endpoints_part.part)

@@ -7,6 +7,7 @@ the settings of the Azure component, or a JSON file of the user's.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ def make_accelerator(recipe: Recipe, device: str, accumulation: int) -> Accelera
     plugin = None
     if recipe.apply_deepspeed:
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
+        if os.environ.get("WORLD_SIZE") == "1":
+            _skip_shared_memory_kernel()
         config = deepspeed_config(recipe, device, accumulation)
         plugin = DeepSpeedPlugin(hf_ds_config=config)
     if not torch.distributed.is_initialized():
@@ -54,6 +57,13 @@ def make_accelerator(recipe: Recipe, device: str, accumulation: int) -> Accelera
     unset_hf_deepspeed_config()
     _check_accelerator(accelerator, recipe, device)
     return accelerator
+
+
+def _skip_shared_memory_kernel() -> None:
+    """DeepSpeed compiles, for a minute, what adds up tensors of several processes on a CPU."""
+    # the package has an attribute `torch` of its own, which an import statement would give
+    communication: Any = importlib.import_module("deepspeed.comm.torch")
+    communication.build_shm_op = lambda: None
 
 
 def _check_accelerator(accelerator: Accelerator, recipe: Recipe, device: str) -> None:

@@ -75,7 +75,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def mlflow_writer(job: TrainJob, report: Report = lambda event: None) -> Report | None:
     """Log to the MLflow server named by MLFLOW_TRACKING_URI; None when it is not set.
 
-    A resumed run goes on in the MLflow run it began. The weights are never logged here:
+    A resumed run goes on in the MLflow run it began; a step of a job logs to the runs that the
+    service made for it (`finery.training.tracking`). The weights are never logged here:
     MLflow saves a PEFT-wrapped model under names that load as new, untrained weights.
 
     Raises FineryError when the server cannot be used at the start. One that fails later does
@@ -83,6 +84,10 @@ def mlflow_writer(job: TrainJob, report: Report = lambda event: None) -> Report 
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return None
+    from finery.training.tracking import tracking_server, tracking_writer
+
+    if server := tracking_server():
+        return tracking_writer(server, _params(job), report)
     from mlflow.exceptions import MlflowException
 
     try:
@@ -121,7 +126,7 @@ def _start_mlflow_run(job: TrainJob) -> None:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
     run = mlflow.start_run(run_id=os.environ.get("MLFLOW_RUN_ID"), log_system_metrics=False)
-    mlflow.log_params({k: v for k, v in asdict(job.recipe).items() if v != ""})
+    mlflow.log_params(_params(job))
     write_json(mark, {"run_id": run.info.run_id})
 
 
@@ -129,10 +134,18 @@ def _log_to_mlflow(event: Event) -> None:
     import mlflow
 
     if event["event"] in ("log", "eval"):
-        numbers = {k: float(event[k]) for k in _NUMBERS if k in event}
-        mlflow.log_metrics(numbers, step=event["step"])
+        mlflow.log_metrics(metrics_of(event), step=event["step"])
     elif event["event"] == "end":
         mlflow.end_run("FINISHED" if event["ok"] else "FAILED")
+
+
+def _params(job: TrainJob) -> dict[str, Any]:
+    return {k: v for k, v in asdict(job.recipe).items() if v != ""}
+
+
+def metrics_of(event: Event) -> dict[str, float]:
+    """The numbers of a log or evaluation event, by the names they have in MLflow."""
+    return {k: float(event[k]) for k in _NUMBERS if k in event}
 
 
 def everyone(reports: Iterable[Report | None]) -> Report:

@@ -1,4 +1,4 @@
-"""Start the training processes of a job: one in this process, several through torchrun.
+"""Start the training processes of a job: a single one here, several through torchrun.
 
 `torchrun` (torch.distributed.run) sets ranks and addresses and ends all processes when one
 fails. Each worker is `python -m finery.training.launch JOB.json`; the first one sends its
@@ -12,10 +12,12 @@ import dataclasses
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from finery.errors import FineryError, SelfTestError
 from finery.training.events import Event, Report, everyone, metrics_writer, mlflow_writer
@@ -33,6 +35,9 @@ def run_training(job: TrainJob, report: Report, lock: int | None = None) -> None
     """
     if job.processes == 1 and not job.recipe.apply_deepspeed:
         _train_here(job, report)
+    elif job.processes == 1 and _no_deepspeed_yet():
+        with group_of_one():
+            _train_here(job, report)
     else:
         _train_in_processes(job, report, () if lock is None else (lock,))
 
@@ -56,6 +61,34 @@ def only_run_in(folder: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _no_deepspeed_yet() -> bool:
+    """DeepSpeed keeps the groups of its first run, and they end with it: one run a process."""
+    comm: Any = sys.modules.get("deepspeed.comm.comm")
+    return comm is None or comm.cdb is None
+
+
+@contextlib.contextmanager
+def group_of_one() -> Iterator[None]:
+    """What a launcher tells its only process, for DeepSpeed, which would else look for MPI.
+
+    So one process needs no launcher, whose own import of torch takes seconds.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    told = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    told |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _train_here(job: TrainJob, report: Report) -> None:

@@ -18,7 +18,7 @@ from finery.chat.render import Renderer
 from finery.chat.rows import TokenRows, load_rows
 from finery.errors import FineryError
 from finery.evaluation.answers import answer_rows
-from finery.evaluation.compare import compare
+from finery.evaluation.compare import Comparison, compare
 from finery.evaluation.loss import LEAST_ROWS, RowLosses, heldout_losses
 from finery.evaluation.report import sample_rows
 from finery.files import json_lines, new_folder, write_atomic, write_json
@@ -46,8 +46,18 @@ _WHOLE_IN_FLOAT32 = 1_500_000_000  # parameters up to which the certificate comp
 
 
 def evaluate_run(prepared: Prepared, report: Report) -> None:
-    """Base against tuned on the held-out rows: evaluation.json and samples.jsonl."""
-    recipe, run = prepared.recipe, prepared.job.run
+    """Base against tuned on the held-out rows: evaluation.json and samples.jsonl in the run."""
+    run = prepared.job.run
+    found, samples = measure(prepared, trained_weights_folder(run), report)
+    write_atomic(run / "samples.jsonl", json_lines(samples))
+    write_json(run / "evaluation.json", found.to_dict())
+
+
+def measure(
+    prepared: Prepared, trained: Path, report: Report
+) -> tuple[Comparison, list[dict[str, Any]]]:
+    """The comparison of the base with what lies in `trained`, and the answers of both."""
+    recipe = prepared.recipe
     causal = load_model(
         prepared.base.path,
         precision=recipe.precision,
@@ -55,7 +65,7 @@ def evaluate_run(prepared: Prepared, report: Report) -> None:
         trust_remote_code=recipe.trust_remote_code,
         quantization=recipe.quantization,
     )
-    tuned_model, base_turn = with_training(causal, trained_weights_folder(run))
+    tuned_model, base_turn = with_training(causal, trained)
     questions = prepared.splits.test[: recipe.eval_generations]
     measured = []
     for name in ("base", "tuned"):
@@ -72,8 +82,7 @@ def evaluate_run(prepared: Prepared, report: Report) -> None:
         measured.append((losses, answers))
     (base_losses, base_answers), (tuned_losses, tuned_answers) = measured
     found = compare(base_losses, tuned_losses, base_answers, tuned_answers, seed=recipe.seed)
-    write_atomic(run / "samples.jsonl", json_lines(sample_rows(base_answers, tuned_answers)))
-    write_json(run / "evaluation.json", found.to_dict())
+    return found, sample_rows(base_answers, tuned_answers)
 
 
 def with_training(causal: PreTrainedModel, trained: Path) -> tuple[Any, Any]:

@@ -23,10 +23,11 @@ from finery.recipe.inputs import SETTINGS, SPLITS, Recipe
 from finery.recipe.reference import recipe_yaml
 from finery.recipe.resolve import Resolved, resolve
 from finery.training import results
+from finery.training.data import data_files
 from finery.training.events import Report, read_metrics
 from finery.training.launch import only_run_in, run_training
 from finery.training.output import FINISHED, check_output, claim, finished_note
-from finery.training.prepare import Prepared, data_files, ledger_facts, prepare
+from finery.training.prepare import Prepared, ledger_facts, prepare
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,18 @@ def _merged(folder: Path, recipe: Recipe) -> bool:
     return proved and (folder / "model" / MANIFEST).is_file()
 
 
-def run_facts(prepared: Prepared) -> dict[str, Any]:
-    """What the report of a run says, from the files the run has left."""
+def run_facts(prepared: Prepared, results: Path | None = None) -> dict[str, Any]:
+    """What the report of a run says, from the files the run has left.
+
+    `results` is where its evaluation lies, when that is not the run's own folder.
+    """
     folder, recipe, plan = prepared.job.run, prepared.recipe, prepared.plan
     training = read_json(folder / "training.json")
     speed = training["tokens"] / training["seconds"] if training["seconds"] else 0.0
-    found = {
-        name: read_json(folder / f"{name}.json")
-        for name in ("evaluation", "certificate")
-        if (folder / f"{name}.json").is_file()
-    }
-    samples = folder / "samples.jsonl"
+    results = results or folder
+    places = {"evaluation": results / "evaluation.json", "certificate": folder / "certificate.json"}
+    found = {name: read_json(path) for name, path in places.items() if path.is_file()}
+    samples = results / "samples.jsonl"
     return {
         "title": f"Fine-tuning of {recipe.model_source}",
         "summary": {

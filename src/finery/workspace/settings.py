@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+import re
+import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from finery.files import home
 FILE = "settings.yaml"
 # An id the SDK's own telemetry leaves alone (azure-ai-ml, _telemetry), so nothing phones home.
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000"
+OWNER = "owner"  # the user account that the service runs under
+USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - named in order to be recognised
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Settings:
     resource_group: str = "finery"
     workspace_name: str = "finery"
     registries: tuple[str, ...] = ("azureml",)
-    users: tuple[str, ...] = ()  # names of keys allowed on another interface than loopback
+    tracking: bool = True  # keep an MLflow server beside the service
+    users: tuple[str, ...] = ()  # who, beside the owner, has a key (`finery env --user NAME`)
 
     @property
     def is_loopback(self) -> bool:
@@ -45,9 +51,17 @@ class Settings:
             return False
 
     @property
+    def public_host(self) -> str:
+        """The name by which clients find the service."""
+        if self.is_loopback:
+            return "localhost"
+        return socket.getfqdn() if self.host in EVERYWHERE else self.host
+
+    @property
     def base_url(self) -> str:
         """The HTTPS address that clients use, without a final slash."""
-        return f"https://{'localhost' if self.is_loopback else self.host}:{self.port}"
+        host = f"[{self.public_host}]" if ":" in self.public_host else self.public_host
+        return f"https://{host}:{self.port}"
 
     @property
     def http_url(self) -> str:
@@ -92,13 +106,31 @@ def _checked(given: Mapping[str, Any], path: Path) -> Settings:
         default = getattr(Settings, name)
         if isinstance(default, tuple):
             values[name] = tuple(str(v) for v in (value if isinstance(value, list) else [value]))
-        elif isinstance(value, bool) or not isinstance(value, type(default)):
-            kind = "a whole number" if isinstance(default, int) else "text"
+        elif type(value) is not type(default):
+            kind = {bool: "true or false", int: "a whole number"}.get(type(default), "text")
             faults.append(Fault(where, repr(value), kind))
-        elif isinstance(value, int) and not 0 <= value < 65536:
+        elif type(value) is int and not 0 <= value < 65536:
             faults.append(Fault(where, repr(value), "a port from 1 to 65535, or 0 for a free one"))
         else:
             values[name] = value
     if faults:
         raise InputError(faults, subject="settings")
-    return replace(Settings(), **values)
+    settings = replace(Settings(), **values)
+    faults = [*_wrong_users(settings, path)]
+    if faults:
+        raise InputError(faults, subject="settings")
+    return settings
+
+
+def _wrong_users(settings: Settings, path: Path) -> Iterator[Fault]:
+    for name in settings.users:
+        if not USER.fullmatch(name) or name == OWNER:
+            expected = f"a name of letters, digits, - and _ other than {OWNER}"
+            yield Fault(f"{path}:users", repr(name), expected)
+    if not settings.is_loopback and not settings.users:
+        yield Fault(
+            f"{path}:host",
+            repr(settings.host),
+            "a loopback address while no users are configured",
+            "Name who may call in `users: [NAME]`; each gets a key with `finery env --user NAME`.",
+        )

@@ -179,3 +179,33 @@ def test_a_folder_that_would_be_read_in_place_of_the_hub_is_refused(
     (tmp_path / NAME).mkdir(parents=True)
     with pytest.raises(FineryError, match="hides the hub's dataset"):
         download_dataset(NAME, tmp_path / "out", 10)
+
+
+def test_a_subset_is_a_folder_of_the_mirrors_dataset(mirror: Path, tmp_path: Path) -> None:
+    (mirror / "small").mkdir()
+    _jsonl(mirror / "train.jsonl", _rows(40))
+    _jsonl(mirror / "small" / "train.jsonl", _rows(10))
+    (got,) = download_dataset(NAME, tmp_path / "out", 100, "small").splits
+    assert got.rows == 10
+
+
+def test_a_subset_of_the_hub_is_asked_for_by_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("FINERY_HUB_MIRROR", raising=False)
+    asked = []
+
+    def load(*names: str) -> datasets.DatasetDict:
+        asked.append(names)
+        return datasets.DatasetDict(train=datasets.Dataset.from_list(_rows(4)))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    download_dataset(NAME, tmp_path / "a", 50, "small")
+    download_dataset(NAME, tmp_path / "b", 50)
+    assert asked == [(NAME, "small"), (NAME,)]
+
+
+@pytest.mark.parametrize("subset", ["../other", "a/b", "..", "a b"])
+def test_a_subset_cannot_lead_elsewhere(mirror: Path, tmp_path: Path, subset: str) -> None:
+    with pytest.raises(FineryError, match="subset"):
+        download_dataset(NAME, tmp_path / "out", 100, subset)

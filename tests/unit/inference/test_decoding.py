@@ -92,8 +92,8 @@ def test_impossible_settings_are_refused_by_name(
         check_settings(*settings)
 
 
-def _draws(temperature: float, logits: list[float], count: int) -> torch.Tensor:
-    noise = GumbelNoise(temperature, seed=1, rows=[0], device="cpu")
+def _draws(temperature: float, logits: list[float], count: int, **among: Any) -> torch.Tensor:
+    noise = GumbelNoise(temperature, seed=1, rows=[0], device="cpu", **among)
     scores = torch.tensor([logits])
     ids = torch.zeros((1, 1), dtype=torch.long)
     picks = [int(noise(ids, scores).argmax()) for _ in range(count)]
@@ -107,6 +107,33 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(temperature: flo
     # 4,000 draws: a share strays from its probability by less than 4 standard errors.
     bound = 4 * (expected * (1 - expected) / 4000).sqrt()
     assert ((_draws(temperature, logits, 4000) - expected).abs() < bound).all()
+
+
+@pytest.mark.parametrize(
+    ("temperature", "among", "drawn"),
+    [
+        (1.0, {"top_k": 2}, {0, 1}),
+        (1.0, {"top_p": 0.6}, {0}),
+        (1.0, {"top_p": 0.7}, {0, 1}),
+        (2.0, {"top_p": 0.6}, {0, 1}),  # the share is one at the asked temperature
+        (1.0, {"top_k": 3, "top_p": 0.999}, {0, 1, 2}),
+        (1.0, {"top_k": 99}, {0, 1, 2, 3}),
+    ],
+)
+def test_draws_are_among_the_likeliest_alone(
+    temperature: float, among: dict[str, Any], drawn: set[int]
+) -> None:
+    shares = _draws(temperature, [2.0, 1.0, 0.0, -1.0], 2000, **among)
+    assert {token for token, share in enumerate(shares) if share} == drawn
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"top_p": 0.0}, "top_p is 0"), ({"top_p": 1.5}, "top_p is 1.5"), ({"top_k": -1}, "top_k")],
+)
+def test_impossible_choices_of_tokens_are_refused(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(FineryError, match=name):
+        check_settings(1, 1.0, **settings)
 
 
 def test_a_row_draws_the_same_whatever_it_is_batched_with() -> None:

@@ -64,3 +64,35 @@ def test_a_reader_who_leaves_closes_the_source_of_tokens() -> None:
     assert next(iter(pieces)) == "a"
     pieces.close()  # type: ignore[attr-defined]
     assert closed == [True]
+
+
+def _cut(data: bytes, *stops: str) -> tuple[list[str], Any]:
+    """The pieces and the whole answer of a stream that ends before `stops`."""
+    made = _pieces(ByteRenderer(), _ids(data), (0,), prompt_tokens=3, texts=stops)  # type: ignore[arg-type]
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(made))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+def test_the_whole_answer_comes_last_with_its_tokens_counted() -> None:
+    _, answer = _cut(b"yes\x00no")
+    assert (answer.text, answer.prompt_tokens, answer.new_tokens) == ("yes", 3, 4)
+    assert answer.finish_reason == "stop"
+    assert _cut(b"yes")[1].finish_reason == "length"
+
+
+@pytest.mark.parametrize("stops", [("END",), ("D", "END"), ("ENDING", "END"), ("END", "x")])
+def test_an_answer_ends_before_the_first_stop_text(stops: tuple[str, ...]) -> None:
+    pieces, answer = _cut(b"the END of it", *stops)
+    assert "".join(pieces) == answer.text == "the "
+    assert answer.finish_reason == "stop"
+
+
+def test_what_only_began_like_a_stop_text_is_shown() -> None:
+    pieces, answer = _cut(b"the EN of it EN", "END")
+    assert "".join(pieces) == answer.text == "the EN of it EN"
+    assert "E" not in "".join(pieces[:4]), "it could have been the stop text"
+    assert answer.finish_reason == "length"

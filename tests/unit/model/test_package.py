@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import transformers
 import yaml
 
 from finery.errors import FineryError, InputError
 from finery.files import verify_folder
-from finery.model.package import requirements, write_mlflow_model
+from finery.model.package import EXAMPLE, GENERATION, requirements, write_mlflow_model
 from finery.model.sources import resolve_source
-from mlflow_answers import check_mlflow_answers
+from mlflow_answers import check_mlflow_answers, quiet
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
 BOS_FIRST = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -128,11 +130,51 @@ def test_a_given_example_is_the_one_that_is_shown(storyteller: Path, tmp_path: P
     assert json.loads((tmp_path / "m" / "input_example.json").read_text()) == example
 
 
-def test_mlflow_is_as_talkative_afterwards_as_before(storyteller: Path, tmp_path: Path) -> None:
-    logger = logging.getLogger("mlflow.transformers")
-    logger.setLevel(logging.INFO)
-    write_mlflow_model(storyteller, tmp_path / "m", {})
-    assert logger.level == logging.INFO
+def test_the_folder_is_the_one_that_mlflow_itself_would_write(
+    storyteller: Path, packaged: Path, tmp_path: Path
+) -> None:
+    mine = yaml.safe_load((packaged / "MLmodel").read_text())
+    with quiet():
+        from mlflow.transformers import save_model
+
+        save_model(
+            str(storyteller),
+            path=str(tmp_path / "theirs"),
+            task="llm/v1/chat",
+            metadata={key: value for key, value in mine["metadata"].items() if key != "task"},
+            input_example=EXAMPLE,
+            model_config=GENERATION,
+            pip_requirements=requirements(),
+        )
+    theirs = yaml.safe_load((tmp_path / "theirs" / "MLmodel").read_text())
+    for one in (mine, theirs):
+        for key in ("model_uuid", "utc_time_created", "model_size_bytes"):
+            del one[key]
+        one["flavors"]["transformers"]["source_model_name"] = "the path of the stage is not kept"
+    kinds = [one["flavors"]["transformers"].pop("tokenizer_type") for one in (mine, theirs)]
+    assert getattr(transformers, kinds[0]) is getattr(transformers, kinds[1])
+    assert mine == theirs
+    for name in ("conda.yaml", "python_env.yaml", "requirements.txt", "input_example.json"):
+        assert (packaged / name).read_text() == (tmp_path / "theirs" / name).read_text()
+
+
+def test_packaging_loads_neither_mlflow_nor_torch(storyteller: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from finery.model.package import *; "
+        "write_mlflow_model(Path(sys.argv[1]), Path(sys.argv[2]), {}); "
+        "print({'torch', 'transformers', 'mlflow'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(storyteller), str(tmp_path / "m")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
+
+
+def test_a_tokenizer_that_is_not_a_fast_one_is_refused(storyteller: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "slow"
+    shutil.copytree(storyteller, slow)
+    (slow / "tokenizer.json").rename(slow / "tokenizer.model")
+    with pytest.raises(FineryError, match=r"no tokenizer\.json"):
+        write_mlflow_model(slow, tmp_path / "m", {})
 
 
 def test_a_model_that_cannot_chat_is_refused(storyteller: Path, tmp_path: Path) -> None:

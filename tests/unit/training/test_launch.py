@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -181,7 +182,35 @@ def test_a_worker_that_dies_without_a_word_shows_the_end_of_its_log(
 ) -> None:
     workers("import sys; print('bus error', file=sys.stderr); sys.exit(7)")
     with pytest.raises(FineryError, match=r"(?s)ended with status 7.*bus error"):
-        run_training(with_recipe(job, apply_deepspeed=True), lambda event: None)
+        run_training(with_recipe(job, processes=2), lambda event: None)
+
+
+def test_one_process_with_deepspeed_is_this_one_and_knows_its_group(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, workers: Callable[[str], list[list[str]]]
+) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(loop, "train", lambda *_: told.append(dict(os.environ)))
+    monkeypatch.setitem(sys.modules, "deepspeed.comm.comm", SimpleNamespace(cdb=None))
+    monkeypatch.setenv("RANK", "5")
+    asked = workers("")
+    run_training(with_recipe(job, apply_deepspeed=True), lambda event: None)
+    assert not asked
+    assert (told[0]["RANK"], told[0]["WORLD_SIZE"], told[0]["MASTER_ADDR"]) == (
+        "0",
+        "1",
+        "127.0.0.1",
+    )
+    assert os.environ["RANK"] == "5"
+    assert "MASTER_PORT" not in os.environ
+
+
+def test_a_second_run_with_deepspeed_gets_a_process_of_its_own(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, workers: Callable[[str], list[list[str]]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed.comm.comm", SimpleNamespace(cdb=object()))
+    asked = workers(saying({"event": "log", "step": 1}))
+    run_training(with_recipe(job, apply_deepspeed=True), lambda event: None)
+    assert len(asked) == 1
 
 
 def test_the_end_of_the_log_is_the_training_and_not_the_epilogue_of_torchrun(

@@ -11,7 +11,8 @@ import pytest
 
 from finery.errors import FineryError, InputError
 from finery.recipe.resolve import Resolved
-from finery.training.prepare import Prepared, data_files, prepare, read_data
+from finery.training.data import data_files, read_data
+from finery.training.prepare import Prepared, prepare
 
 MakeRecipe = Callable[..., Resolved]
 WriteChats = Callable[..., Path]

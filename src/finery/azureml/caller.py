@@ -1,0 +1,57 @@
+"""Who calls: every route asks for a token, but for those in one table."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from finery.azureml import browser
+from finery.workspace import identity
+from finery.workspace.errors import UnauthenticatedError
+from finery.workspace.place import Workspace
+
+# Routes that take no bearer token, by path template ("*" at the end: and all below), each with
+# what guards it instead. A test holds this table against the router.
+OPEN = {
+    "/metadata/endpoints": "public: addresses, no data; asked for before there is a token",
+    "/discovery": "public: one address; the SDK sends no token",
+    "/msi/token": "the secret header, or the socket's owner (azureml/tokens.py)",
+    "/login": "a signed address (azureml/browser.py)",
+    "/healthz": "public: says that the service is up, nothing else",
+    "/_blob.blob.local/*": "a token for storage or a signed address (azureml/blobs.py)",
+    "/_artifacts/*": "a signed address (azureml/runs.py)",
+    "/mlflow/signed/*": "a signed address (azureml/tracking.py)",
+    "/endpoints/*": "the key or token of the endpoint (azureml/scoring.py, openai/)",
+}
+
+
+def is_open(template: str) -> bool:
+    """Whether a route is one of the exceptions."""
+    return any(
+        template.startswith(entry[:-1]) if entry.endswith("*") else template == entry
+        for entry in OPEN
+    )
+
+
+async def the_caller(request: Request) -> None:
+    """Dependency of the whole application: set `request.state.caller` or refuse with 401."""
+    template = request.scope["route"].path
+    if is_open(template):
+        return
+    workspace: Workspace = request.app.state.workspace
+    session = request.cookies.get(browser.cookie(workspace))
+    if session and template.startswith(browser.PAGES) and "authorization" not in request.headers:
+        claims = identity.verify(workspace, session, {identity.BROWSER})
+    else:
+        allowed = identity.audiences(workspace)
+        allowed |= {identity.TRACKING} if template.startswith("/mlflow") else set()
+        claims = identity.verify(workspace, bearer(request), allowed)
+    request.state.caller = claims.subject
+
+
+def bearer(request: Request) -> str:
+    """The bearer token of a request; raises UnauthenticatedError when there is none."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        text = "The request carries no token. Take the settings of `finery env` (or `finery exec`)."
+        raise UnauthenticatedError(text)
+    return token.strip()

@@ -1,0 +1,90 @@
+"""What a job names and what is not there: data, models, code, computes. All of it in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from finery.errors import Fault, FineryError, InputError, os_reason
+from finery.jobs.bind import output_path_in, output_places
+from finery.jobs.spec import Asset, JobSpec, StepSpec
+from finery.workspace import computes, references
+from finery.workspace.place import Workspace
+
+_Seen = set[tuple[str, str]]  # what was looked at: a kind and a reference
+
+
+def missing(workspace: Workspace, job: JobSpec) -> list[Fault]:
+    """A fault for every file, model, code snapshot and compute of `job` that is not there, and
+    for every place outside a datastore that an output should go to.
+
+    Each is named once, at the place nearest to what the person wrote.
+    """
+    seen: _Seen = set()
+    faults = [
+        fault
+        for where, asset in _assets(job)
+        for fault in _unreadable(workspace, asset, where, seen)
+    ]
+    for step in job.steps:
+        if step.code:
+            code = Asset(step.code, "code")
+            faults += _unreadable(workspace, code, f"{_place(step)}code", seen)
+        faults += _unknown_compute(workspace, step, seen)
+        faults += _misplaced_outputs(workspace, step)
+    return faults
+
+
+def _assets(job: JobSpec) -> Iterator[tuple[str, Asset]]:
+    for name, bound in job.inputs.items():
+        if isinstance(bound, Asset):
+            yield f"inputs.{name}", bound
+    for step in job.steps:
+        for name, bound in step.inputs.items():
+            if isinstance(bound, Asset):
+                yield f"{_place(step)}inputs.{name}", bound
+
+
+def _unreadable(workspace: Workspace, asset: Asset, where: str, seen: _Seen) -> list[Fault]:
+    if (asset.type, asset.uri) in seen:
+        return []
+    seen.add((asset.type, asset.uri))
+    places = output_path_in(workspace)
+    try:
+        references.resolve_input(workspace, asset.uri, asset.type, job_outputs=places, where=where)
+    except InputError as error:
+        return list(error.faults)
+    except FineryError as error:
+        return [Fault(where, asset.uri, f"{asset.type} that is there", str(error))]
+    except OSError as error:
+        return [Fault(where, asset.uri, "files that can be read", f"It is {os_reason(error)}.")]
+    return []
+
+
+def _unknown_compute(workspace: Workspace, step: StepSpec, seen: _Seen) -> list[Fault]:
+    if not step.compute or ("compute", step.compute) in seen:
+        return []
+    seen.add(("compute", step.compute))
+    try:
+        computes.size_of(workspace, step.compute)
+    except FineryError as error:
+        expected = "a compute that is there"
+        return [Fault(f"{_place(step)}compute", repr(step.compute), expected, str(error))]
+    return []
+
+
+def _misplaced_outputs(workspace: Workspace, step: StepSpec) -> list[Fault]:
+    faults = []
+    for name, output in step.outputs.items():
+        where = f"{_place(step)}outputs.{name}"
+        try:
+            output_places(workspace, step.name or "job", {name: output})
+        except InputError as error:
+            faults += [replace(fault, where=where) for fault in error.faults]
+        except FineryError as error:
+            faults.append(Fault(where, repr(output.uri), "a place in a datastore", str(error)))
+    return faults
+
+
+def _place(step: StepSpec) -> str:
+    return f"jobs.{step.path}." if step.path else ""

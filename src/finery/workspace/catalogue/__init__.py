@@ -1,0 +1,1 @@
+"""What registries are shipped with, as rows of YAML."""

@@ -1,0 +1,149 @@
+"""MLflow as Azure ML's users, plain MLflow clients and a job's processes reach it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import mlflow
+import pytest
+from azure.ai.ml import MLClient
+from service_process import Service
+
+from finery.workspace import identity, tracking
+from finery.workspace.place import Workspace
+from finery.workspace.settings import load_settings
+from finery.workspace.store import connect
+
+
+@pytest.fixture(scope="module")
+def azure(service: Service, client: MLClient) -> Iterator[None]:
+    """mlflow pointed at the workspace the way Azure's documentation does it."""
+    found = client.workspaces.get("finery")
+    assert found is not None
+    mlflow.set_tracking_uri(found.mlflow_tracking_uri)
+    yield
+    mlflow.set_tracking_uri("")
+
+
+@pytest.fixture
+def workspace(service: Service) -> Workspace:
+    """The running service's workspace, opened beside it as its job engine sees it."""
+    running = service.running
+    settings = load_settings(service.folder, {"port": running.port, "http_port": running.http_port})
+    store = connect(f"sqlite:///{service.folder / 'finery.sqlite'}")
+    return Workspace(service.folder, settings, store)
+
+
+def logged(code: str, environment: dict[str, str], folder: Path) -> str:
+    """What a fresh process prints, as a step's process would run."""
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
+def test_runs_metrics_and_artifacts_pass_through_the_workspace(azure: None, tmp_path: Path) -> None:
+    note = tmp_path / "note.txt"
+    note.write_text("kept", encoding="utf-8")
+    mlflow.set_experiment("through-azure")
+    with mlflow.start_run() as run:
+        mlflow.log_param("lora_r", 8)
+        mlflow.log_metric("loss", 1.5, step=1)
+        mlflow.log_metric("loss", 1.25, step=2)
+        mlflow.set_tag("kind", "test")
+        mlflow.log_artifact(str(note), "notes")
+    found = mlflow.get_run(run.info.run_id)
+    assert found.data.params == {"lora_r": "8"}
+    assert found.data.metrics == {"loss": 1.25}
+    assert found.info.status == "FINISHED"
+    got = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="notes/note.txt", dst_path=str(tmp_path / "back")
+    )
+    assert Path(got).read_text(encoding="utf-8") == "kept"
+    names = [entry.path for entry in mlflow.MlflowClient().list_artifacts(run.info.run_id)]
+    assert names == ["notes"]
+
+
+def test_asynchronous_logging_arrives(azure: None) -> None:
+    with mlflow.start_run() as run:
+        mlflow.log_metric("speed", 7.0, synchronous=False).wait()
+    assert mlflow.get_run(run.info.run_id).data.metrics == {"speed": 7.0}
+
+
+def test_a_jobs_run_carries_the_jobs_name(azure: None, workspace: Workspace) -> None:
+    name = "jolly_lizard_9fc1k9w4dw"
+    tracking.create_run(workspace, name, "chat", "my pipeline", {"owner": "me"})
+    found = mlflow.get_run(name)
+    assert found.info.run_name == "my pipeline"
+    assert found.info.status == "RUNNING"
+    assert found.data.tags["mlflow.rootRunId"] == name
+    assert found.data.tags["owner"] == "me"
+    tracking.finish_run(workspace, name, "Canceled")
+    assert mlflow.get_run(name).info.status == "KILLED"
+    experiment = mlflow.get_experiment_by_name("chat")
+    assert experiment is not None
+    assert found.info.experiment_id == experiment.experiment_id
+
+
+def test_a_run_can_be_said_twice_and_ended_twice(azure: None, workspace: Workspace) -> None:
+    for _ in range(2):
+        tracking.create_run(workspace, "twice", "chat", "twice", {})
+        tracking.finish_run(workspace, "twice", "Completed")
+        assert mlflow.get_run("twice").info.status == "FINISHED"
+
+
+def test_a_step_logs_to_its_jobs_run_with_its_own_token(
+    azure: None, workspace: Workspace, tmp_path: Path
+) -> None:
+    run = "00000000-1111-2222-3333-444444444444"
+    tracking.create_run(workspace, run, "chat", "a step", {})
+    code = (
+        "import mlflow, pathlib\n"
+        "with mlflow.start_run() as run:\n"
+        "    mlflow.log_metric('loss', 0.5)\n"
+        "    pathlib.Path('a.txt').write_text('a')\n"
+        "    mlflow.log_artifact('a.txt')\n"
+        "    print('run', run.info.run_id)\n"
+    )
+    environment = tracking.step_environment(workspace, run, "root", "chat")
+    assert f"run {run}\n" in logged(code, environment, tmp_path)
+    assert mlflow.get_run(run).data.metrics == {"loss": 0.5}
+
+
+def test_a_steps_token_opens_nothing_but_tracking(service: Service, workspace: Workspace) -> None:
+    token = tracking.step_environment(workspace, "x", "x", "")["MLFLOW_TRACKING_TOKEN"]
+    headers = {"Authorization": f"Bearer {token}"}
+    group = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices"
+    answer = httpx.get(f"{service.http_url}{group}/workspaces/w", headers=headers)
+    assert answer.status_code == 401
+    assert httpx.get(f"{service.http_url}/mlflow/health", headers=headers).status_code == 200
+
+
+def test_nobody_reaches_mlflow_without_a_token(service: Service) -> None:
+    assert httpx.get(f"{service.http_url}/mlflow/").status_code == 401
+    place = "/mlflow/signed/9999999999/forged/api/2.0/mlflow-artifacts/artifacts"
+    assert httpx.get(f"{service.http_url}{place}").status_code == 401
+
+
+def test_the_pages_of_mlflow_are_served(service: Service, workspace: Workspace) -> None:
+    headers = {"Authorization": f"Bearer {identity.mint(workspace, identity.FINERY)}"}
+    page = httpx.get(f"{service.http_url}/mlflow/", headers=headers)
+    assert "<title>MLflow</title>" in page.text
+    found = httpx.post(
+        f"{service.http_url}/mlflow/ajax-api/2.0/mlflow/experiments/search",
+        headers=headers,
+        json={"max_results": 5},
+    )
+    assert json.loads(found.text)["experiments"]
