@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from finery.cli.client import RefusedInput
 from finery.cli.main import app
 from finery.errors import FineryError, InputError
 from finery.workspace.errors import NotFoundError
@@ -105,14 +106,30 @@ def test_a_job_is_stopped(files: Path) -> None:
         run("job", "stream", name)
 
 
+FINETUNING = """\
+type: finetuning
+model: {type: mlflow_model, path: azureml://registries/azureml/models/MODEL/versions/1}
+training_data: {type: uri_file, path: word.txt}
+hyperparameters: {learning_rate: fast, lora_rr: 3}
+"""
+
+
+def test_the_service_names_every_fault_of_a_finetuning_job(files: Path) -> None:
+    (files / "job.yml").write_text(FINETUNING.replace("MODEL", "Phi-3-mini-4k-instruct"))
+    with pytest.raises(RefusedInput) as error:
+        run("job", "create", "job.yml")
+    assert "learning_rate" in str(error.value)
+    assert "lora_rr" in str(error.value)
+
+
 @pytest.fixture
 def recipe(kit: Path, files: Path) -> Path:
     """A recipe that is trained in a moment."""
     lines = (
         f"model: {kit / 'model' / 'stories15m-phi3'}",
         f"train_file_path: {kit / 'chat' / 'ultrachat-1k' / 'test_sft.jsonl'}",
-        "apply_lora: true\nmax_steps: 1\nmax_seq_length: 128\nlong_rows: truncate\nself_tests: false",
-        "eval_generations: 1\nmax_new_tokens: 4\nlogging_steps: 1",
+        "apply_lora: true\nmax_steps: 1\nmax_seq_length: 128\nlong_rows: truncate",
+        "self_tests: false\neval_generations: 1\nmax_new_tokens: 4\nlogging_steps: 1",
     )
     path = files / "recipe.yaml"
     path.write_text("\n".join(lines))

@@ -46,6 +46,26 @@ def test_a_job_runs_in_a_copy_of_its_code(client: Any, tmp_path: Path) -> None:
 OUT = {"o": {"type": "uri_folder"}}
 
 
+def test_what_a_command_writes_into_outputs_is_among_its_artifacts(
+    client: Any, tmp_path: Path
+) -> None:
+    job = submitted(client, "echo kept > ./outputs/kept.txt")
+    assert wait_for(client, job.name) == "Completed"
+    client.jobs.download(job.name, download_path=tmp_path)
+    kept = tmp_path / "artifacts" / "outputs" / "kept.txt"
+    assert kept.read_text(encoding="utf-8") == "kept\n"
+
+
+def test_a_job_that_runs_longer_than_its_limit_fails_and_says_so(client: Any) -> None:
+    job = command_job("sleep 60")
+    job.set_limits(timeout=1)
+    client.jobs.create_or_update(job)
+    assert wait_for(client, job.name) == "Failed"
+    client.jobs._runs_operations.get_run_details(job.name)  # the first look finds it finalizing
+    found = client.jobs._runs_operations.get_run_details(job.name)
+    assert "longer than its limit of 1 seconds" in found.error.error.message
+
+
 def test_a_model_output_is_downloaded_with_all_the_others(client: Any, tmp_path: Path) -> None:
     from azure.ai.ml import Output
 

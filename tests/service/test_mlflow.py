@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import mlflow
+import psutil
 import pytest
 from azure.ai.ml import MLClient
 from service_process import Service
@@ -19,6 +21,7 @@ from finery.workspace import identity, tracking
 from finery.workspace.place import Workspace
 from finery.workspace.settings import load_settings
 from finery.workspace.store import connect
+from finery.workspace.tracking_server import MARK
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +132,48 @@ def test_a_steps_token_opens_nothing_but_tracking(service: Service, workspace: W
     answer = httpx.get(f"{service.http_url}{group}/workspaces/w", headers=headers)
     assert answer.status_code == 401
     assert httpx.get(f"{service.http_url}/mlflow/health", headers=headers).status_code == 200
+
+
+def mlflow_processes(service: Service) -> set[int]:
+    """The processes of the MLflow server that belongs to a service."""
+    return {
+        process.pid
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get(MARK) == str(service.folder / "mlflow")
+    }
+
+
+def answers(service: Service) -> bool:
+    """Whether MLflow answers through the service; waits until it is up."""
+    settings = load_settings(service.folder, {"http_port": service.running.http_port})
+    found = Workspace(service.folder, settings, connect("sqlite://"))
+    headers = {"Authorization": f"Bearer {identity.mint(found, identity.TRACKING)}"}
+    place = f"{service.http_url}/mlflow/health"
+    return httpx.get(place, headers=headers, timeout=100).is_success
+
+
+def test_mlflow_outlives_a_killed_service_comes_back_when_killed_and_ends_with_down(
+    service: Service, tmp_path: Path
+) -> None:
+    own = Service(tmp_path)
+    try:
+        assert answers(own.start())
+        first = mlflow_processes(own)
+        own.kill()
+        assert mlflow_processes(own) == first
+        assert answers(own.start())
+        assert mlflow_processes(own) == first, "adopted, not started again"
+        for pid in first:
+            psutil.Process(pid).kill()
+        psutil.wait_procs([psutil.Process(pid) for pid in first if psutil.pid_exists(pid)], 10)
+        end = time.monotonic() + 60
+        while not mlflow_processes(own):
+            assert time.monotonic() < end, own.log
+            time.sleep(0.1)
+        assert answers(own)
+    finally:
+        own.stop()
+    assert mlflow_processes(own) == set()
 
 
 def test_nobody_reaches_mlflow_without_a_token(service: Service) -> None:

@@ -57,6 +57,17 @@ def test_a_job_output_becomes_a_model(client: Any, service: Any, tmp_path: Path)
     assert {p.name for p in (tmp_path / "down").rglob("*")} >= {"MLmodel", "weights.safetensors"}
 
 
+def test_a_model_of_one_file_is_downloaded_as_one_file(client: Any, tmp_path: Path) -> None:
+    from azure.ai.ml.entities import Model
+
+    (tmp_path / "weights.gguf").write_bytes(b"gguf")
+    client.models.create_or_update(
+        Model(name="single", path=str(tmp_path / "weights.gguf"), type="custom_model")
+    )
+    client.models.download("single", "1", download_path=str(tmp_path / "down"))
+    assert (tmp_path / "down" / "single" / "weights.gguf").read_bytes() == b"gguf"
+
+
 def test_a_model_without_files_is_refused(client: Any, service: Any) -> None:
     from azure.ai.ml.entities import Model
     from azure.core.exceptions import HttpResponseError

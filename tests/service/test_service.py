@@ -199,6 +199,18 @@ def test_a_credential_works_without_a_key_for_the_services_own_user(
     assert answer.stdout == "token\n", answer.stderr
 
 
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://evil.example"}, {"Host": "evil.example:8442"}]
+)
+def test_a_page_in_the_owners_browser_gets_no_token(
+    service: Service, headers: dict[str, str]
+) -> None:
+    asked = {"resource": "https://management.azure.com"}
+    place = f"{service.http_url}/msi/token"
+    assert httpx.post(place, data=asked).status_code == 200
+    assert httpx.post(place, data=asked, headers=headers).status_code == 403
+
+
 def test_stray_azure_credentials_do_not_get_in_the_way(service: Service, tmp_path: Path) -> None:
     stray = {
         "AZURE_CLIENT_ID": "11111111-1111-1111-1111-111111111111",

@@ -8,12 +8,11 @@ from fastapi.responses import RedirectResponse
 from finery.azureml.scope import WorkspaceDep
 from finery.errors import Fault, InputError
 from finery.workspace import identity
+from finery.workspace.identity import HALF_A_DAY, LOGIN
 from finery.workspace.place import Workspace
 
 router = APIRouter()
 
-LOGIN = "/login"
-HALF_A_DAY = 12 * identity.HOUR
 # What a session may look at. API routes take tokens alone, which no other page can send.
 PAGES = ("/mlflow", "/studio")
 
@@ -21,12 +20,6 @@ PAGES = ("/mlflow", "/studio")
 def cookie(workspace: Workspace) -> str:
     """The cookie's name: cookies are shared by all ports of a host, so the port is part of it."""
     return f"finery-{workspace.settings.port}"
-
-
-def login_link(workspace: Workspace, page: str) -> str:
-    """The address that opens a page in a browser, for half a day."""
-    query = identity.sign_query(workspace, LOGIN, HALF_A_DAY)
-    return f"{workspace.settings.http_url}{LOGIN}?{query}&next={page}"
 
 
 @router.get(LOGIN)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finery.errors import Fault
-from finery.jobs.declared import compute_name, count_of, unknown_names
+from finery.jobs.declared import compute_name, count_of, seconds_of, unknown_names
 from finery.jobs.nodes import text_of
 from finery.jobs.spec import JobSpec, Output, StepSpec
 
@@ -21,6 +21,7 @@ def command_step(job: JobSpec, properties: Mapping[str, Any], faults: list[Fault
     faults += unknown_names(command, job.inputs, outputs, "command")
     resources = _mapping(properties, "resources", faults)
     distribution = _mapping(properties, "distribution", faults)
+    limits = _mapping(properties, "limits", faults)
     variables = _mapping(properties, "environmentVariables", faults)
     instances = resources.get("instanceCount")
     processes = distribution.get("processCountPerInstance")
@@ -35,6 +36,7 @@ def command_step(job: JobSpec, properties: Mapping[str, Any], faults: list[Fault
         compute=compute_name(str(properties.get("computeId") or "")),
         instance_count=count_of(_text(instances), "resources.instanceCount", faults),
         process_count=count_of(_text(processes), "distribution.processCountPerInstance", faults),
+        timeout_seconds=seconds_of(_text(limits.get("timeout")), "limits.timeout", faults),
         deterministic=False,  # who submits a command wants it to run
     )
 

@@ -27,10 +27,9 @@ from finery.workspace.place import Workspace
 
 TYPES = {"pipeline": "Pipeline", "command": "Command", "finetuning": "FineTuning"}
 DATASTORE = "workspaceblobstore"  # where outputs go unless a job says otherwise
-# Settings of a pipeline that change nothing here: where it was written, what the SDK notes.
-IGNORED_SETTINGS = frozenset({"_source", "default_compute", "default_datastore"})
+# Settings of a pipeline that finery cannot follow; others that it does not know change nothing.
+REFUSED_SETTINGS = frozenset({"on_init", "on_finalize"})
 HEAD = frozenset({"name", "experiment", "display_name"})
-FLAGS = frozenset({"force_rerun", "continue_on_step_failure"})
 
 
 def job_spec(workspace: Workspace, name: str, body: Mapping[str, Any]) -> JobSpec:
@@ -199,9 +198,9 @@ def _settings(body: Any, faults: list[Fault]) -> dict[str, Any]:
         return {}
     settings = {_snake(key): value for key, value in (body or {}).items()}
     for key, value in settings.items():
-        if key not in IGNORED_SETTINGS | FLAGS and value is not None:
-            known = ", ".join(sorted(FLAGS))
-            faults.append(Fault(f"settings.{key}", repr(value), f"one of {known}"))
+        if key in REFUSED_SETTINGS and value is not None:
+            remedy = "finery has no steps that run before or after all others."
+            faults.append(Fault(f"settings.{key}", repr(value), "nothing", remedy))
     return settings
 
 

@@ -9,10 +9,10 @@ from fastapi import APIRouter
 from finery.azureml.scope import WorkspaceDep
 from finery.workspace import identity
 from finery.workspace.errors import NotFoundError
+from finery.workspace.settings import CLOUD
 
 router = APIRouter()
 
-CLOUD = "finery"
 # The SDK takes what follows the second dot for the suffix of its token audience.
 PORTAL = "https://portal.azure.local"
 

@@ -101,13 +101,19 @@ def _copied(workspace: Workspace, source: Asset, registry: str, name: str, versi
     container = upload_container(source.kind, registry, name, version)
     blobs.make_container(workspace, container)
     root = blobs.container_path(workspace, container)
-    _link_tree(found.path, root / found.path.name)
+    _link_tree(workspace, found.path, root / found.path.name)
     return references.canonical(f"https://localhost{ROOT}/{container}/{found.path.name}")
 
 
-def _link_tree(source: Path, target: Path) -> None:
+def _link_tree(workspace: Workspace, source: Path, target: Path) -> None:
     """The same files under another name; links where possible: a blob's bytes never change."""
     files = [source] if source.is_file() else files_below(source)
+    roots = (workspace.blobs.resolve(), workspace.jobs.resolve())
+    if out := [f for f in files if not any(f.resolve().is_relative_to(root) for root in roots)]:
+        expected = "files of the workspace alone"
+        raise InputError(
+            [Fault("sourceAssetId", f"a link that leads out, {out[0].name}", expected)]
+        )
     for file in files:
         place = target if source.is_file() else target / file.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)

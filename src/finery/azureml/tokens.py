@@ -23,6 +23,9 @@ from finery.workspace.place import Workspace
 from finery.workspace.settings import OWNER
 
 router = APIRouter()
+# A page of somebody else's in the owner's browser has the owner's sockets. What gives it away is
+# its origin, or, where its name was made to lead to this machine, that name.
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @router.get("/msi/token")
@@ -42,7 +45,8 @@ def by_secret(
 @router.post("/msi/token")
 async def by_socket(request: Request, workspace: WorkspaceDep) -> dict[str, str]:
     """A token for a process of the service's own user on this machine."""
-    if request.client is None or peer.owner(*request.client) != os.getuid():
+    by_browser = "origin" in request.headers or request.url.hostname not in _HERE
+    if by_browser or request.client is None or peer.owner(*request.client) != os.getuid():
         text = (
             "Without MSI_SECRET, tokens are for processes of the service's own user on this "
             "machine. Take MSI_SECRET from `finery env`."

@@ -19,6 +19,7 @@ from finery.workspace.errors import NotFoundError
 BLOB_API = {"x-ms-version": "2023-11-03"}
 STORE = "workspaceblobstore"
 ENDED = ("Completed", "Failed", "Canceled")
+NOT_CODE = frozenset({".git", ".hg", ".svn", "__pycache__"})
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -36,8 +37,12 @@ def upload(service: Service, path: Path) -> str:
 
 
 def upload_code(service: Service, path: Path) -> str:
-    """Register a file or a folder as code, once for the same content; its id."""
-    files = _files(path, path if path.is_dir() else path.parent)
+    """Register a file or a folder as code, once for the same content; its id.
+
+    Version control and compiled files (`NOT_CODE`) stay behind.
+    """
+    found = _files(path, path if path.is_dir() else path.parent)
+    files = {name: at for name, at in found.items() if not NOT_CODE & set(name.split("/"))}
     digest = _digest(files)
     place = ("codes", str(uuid.UUID(digest)), "versions", "1")
     if service.find(*place) is None:

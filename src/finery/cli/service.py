@@ -37,7 +37,8 @@ def up_command(
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it names every address it asks
+        for talkative in ("httpx", "alembic"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
         serve(folder, settings)
         return
     _print_running(folder, start_service(folder, options))

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
+from finery.components.handover import TRAINING
 from finery.components.log import say
 from finery.components.spec import BUILT_IN
 from finery.components.step import Step, load_step
 from finery.errors import FineryError
-from finery.files import write_json
+from finery.files import TEMPORARY, write_json
 
 ERROR = "error.json"
 UNUSED = ("sklearn", "mlflow")  # see _set_up
@@ -38,6 +40,7 @@ def main(folder: Path) -> int:
     try:
         step = load_step(folder)
         _set_up(step)
+        sweep(step)
         _module(step.entry).run(step)
     except FineryError as error:
         write_json(folder / ERROR, {"code": "UserError", "message": str(error)})
@@ -57,6 +60,15 @@ def _module(entry: str) -> ModuleType:
     if name not in STEPS:
         raise FineryError(f"No step is called {entry!r}. Steps: {', '.join(STEPS)}.")
     return importlib.import_module(f"finery.components.{STEPS[name]}")
+
+
+def sweep(step: Step) -> None:
+    """Remove what an attempt that was killed left half-written in and beside the outputs."""
+    for output in step.outputs.values():
+        beside = output.parent.glob(f"{TEMPORARY}*-{output.name}")
+        inside = (f for place in (output, output / TRAINING) for f in place.glob(f"{TEMPORARY}*"))
+        for leftover in (*beside, *inside):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _set_up(step: Step) -> None:

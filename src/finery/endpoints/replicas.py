@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,6 +89,21 @@ def was_refused(workspace: Workspace, replica: Replica) -> bool:
         return False
     end = process.exit_of(folder)
     return not end.killed and end.returncode in REFUSED
+
+
+def how_it_ended(workspace: Workspace, replica: Replica) -> str:
+    """The end of its process in a few words."""
+    folder = folder_of(workspace, replica)
+    if process.state(folder) != "ended":
+        return "killed from outside"
+    end = process.exit_of(folder)
+    if end.error:
+        return end.error
+    if end.returncode == -signal.SIGKILL:
+        return "killed by signal 9; was the machine out of memory?"
+    if end.returncode < 0:
+        return f"killed by signal {-end.returncode}"
+    return f"exit status {end.returncode}"
 
 
 def tail(path: Path, lines: int) -> str:

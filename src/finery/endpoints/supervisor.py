@@ -197,6 +197,7 @@ class Supervisor:
     def _bury(self, wanted: Deployment, replica: Replica) -> None:
         """A replica that is no more: was it asked to end, did it refuse, or was it lost?"""
         refused = replicas.was_refused(self.workspace, replica)
+        end = replicas.how_it_ended(self.workspace, replica)
         words = replicas.tail(replicas.folder_of(self.workspace, replica) / replicas.LOG, 12)
         self._remove(replica)
         if replica.state == "stopping" or replica.revision != wanted.revision:
@@ -206,10 +207,10 @@ class Supervisor:
         losses = self._losses[form] = 1 if lived_well else self._losses[form] + 1
         wait = 0.0 if losses == 1 else min(LONGEST_WAIT, 2.0**losses / 4)
         self._not_before[form] = time.monotonic() + wait
-        log.warning("%s: replica %s ended: %s", _key(wanted), replica.id, words)
+        log.warning("%s: replica %s ended (%s): %s", _key(wanted), replica.id, end, words)
         in_vain = replica.state == "starting" and (refused or losses >= STARTS)
         if wanted.state in ("Creating", "Updating") and in_vain:
-            text = f"A replica ended before it could answer. Its last words:\n{words}"
+            text = f"A replica ended before it could answer ({end}). Its last words:\n{words}"
             self._settle(wanted, "Failed", {"code": "ResourceNotReady", "message": text})
 
     def _settle(

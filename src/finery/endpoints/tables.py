@@ -24,7 +24,7 @@ endpoints = sa.Table(
 deployments = sa.Table(
     "deployments",
     metadata,
-    sa.Column("endpoint", sa.ForeignKey(endpoints.c.name), primary_key=True),
+    sa.Column("endpoint", sa.String(32), sa.ForeignKey(endpoints.c.name), primary_key=True),
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("model", sa.Text, nullable=False),  # what a replica loads: a folder or a source
     sa.Column("environment", sa.JSON, nullable=False),  # variables of the replicas

@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from threading import Event
 from typing import Any
 
-import anyio
-
 from finery.inference.decoding import context_length
 from finery.inference.generate import Answer, stream
 from finery.inference.open import Opened
@@ -51,24 +49,23 @@ class Engine:
 
         The model stops at its next token when the reader leaves.
         """
-        async with self._places:
-            loop, left = asyncio.get_running_loop(), Event()
-            ready: asyncio.Queue[str | Answer | BaseException] = asyncio.Queue()
+        await self._places.acquire()
+        loop, left = asyncio.get_running_loop(), Event()
+        ready: asyncio.Queue[str | Answer | BaseException] = asyncio.Queue()
 
-            def tell(item: str | Answer | BaseException) -> None:
-                loop.call_soon_threadsafe(ready.put_nowait, item)
+        def tell(item: str | Answer | BaseException) -> None:
+            loop.call_soon_threadsafe(ready.put_nowait, item)
 
-            working = loop.run_in_executor(None, _make, made, tell, left)
-            try:
-                while not isinstance(item := await ready.get(), Answer):
-                    if isinstance(item, BaseException):
-                        raise item
-                    yield item
+        working = loop.run_in_executor(None, _make, made, tell, left)
+        working.add_done_callback(lambda _: self._places.release())  # the model rests again
+        try:
+            while not isinstance(item := await ready.get(), Answer):
+                if isinstance(item, BaseException):
+                    raise item
                 yield item
-            finally:
-                left.set()
-                with anyio.CancelScope(shield=True):  # the place is free once the model rests
-                    await working
+            yield item
+        finally:
+            left.set()
 
     async def answer(self, ask: Ask) -> Answer:
         """The whole answer; raises FineryError for a prompt that has none."""

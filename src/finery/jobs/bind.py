@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from finery.errors import Fault, FineryError, InputError
-from finery.files import TEMPORARY, sha256_json
+from finery.files import TEMPORARY, files_below, sha256_json
 from finery.jobs import rows
 from finery.jobs.job import Job, child_name
 from finery.jobs.spec import Asset, Binding, Output, StepOutput, Value
@@ -21,6 +21,7 @@ from finery.workspace.place import Workspace
 from finery.workspace.references import DatastorePath, locate, parse, resolve_input
 
 FILE_TYPES = ("uri_file",)
+ARTIFACTS = "artifacts"  # the output that is a step's logs and its ./outputs
 
 
 def resolved_inputs(workspace: Workspace, job: Job) -> dict[str, dict[str, Any]]:
@@ -96,6 +97,8 @@ def _place(workspace: Workspace, job: str, name: str, output: Output) -> dict[st
     # A file lies in a folder of its output's name, so that both kinds are found the same way.
     tail = f"/{name}" if output.type in FILE_TYPES else ""
     uri = f"azureml://datastores/{datastores.DEFAULT}/paths/azureml/{job}/{name}{tail}"
+    if name == ARTIFACTS and output.type not in FILE_TYPES:  # what the step leaves in ./outputs
+        uri = f"azureml://datastores/workspaceartifactstore/paths/ExperimentRun/dcid.{job}"
     if output.uri and "${{default_datastore}}" not in output.uri:
         uri = output.uri.replace("${{name}}", job).replace("${{output_name}}", name)
     reference = parse(uri, where)
@@ -118,8 +121,9 @@ def fingerprint(outputs: Mapping[str, Mapping[str, str]]) -> str:
     seen = []
     for name, output in sorted(outputs.items()):
         root = Path(output["path"])
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-        for file in files:
+        for file in [root] if root.is_file() else files_below(root):
+            if any(part.startswith(TEMPORARY) for part in file.relative_to(root).parts):
+                continue  # what a kill left behind
             stat = file.stat()
             place = "" if file == root else file.relative_to(root).as_posix()
             seen.append([name, place, stat.st_size, stat.st_mtime_ns])
@@ -136,7 +140,8 @@ def link_tree(source: Path, target: Path, workspace: Workspace) -> None:
     workspace.jobs.mkdir(parents=True, exist_ok=True)
     made = workspace.jobs / f"{TEMPORARY}{uuid.uuid4().hex}"
     if source.is_dir():
-        shutil.copytree(source, made, copy_function=_link, symlinks=False)
+        unfinished = shutil.ignore_patterns(f"{TEMPORARY}*")
+        shutil.copytree(source, made, copy_function=_link, ignore=unfinished)
     else:
         _link(source, made)
     target.parent.mkdir(parents=True, exist_ok=True)

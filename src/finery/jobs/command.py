@@ -105,6 +105,14 @@ def working_folder(workspace: Workspace, step: StepSpec, folder: Path) -> Path:
     return place
 
 
+def keep_outputs(place: Path, artifacts: Path) -> None:
+    """Make `./outputs` of a command a folder among the artifacts of its job, as in Azure ML."""
+    kept, link = artifacts / "outputs", place / "outputs"
+    kept.mkdir(parents=True, exist_ok=True)
+    if not link.exists():  # the code may bring a folder of that name
+        link.symlink_to(kept, target_is_directory=True)
+
+
 def code_hash(workspace: Workspace, step: StepSpec) -> str:
     """The hash of the code that a command runs with; "" when it has none."""
     where = f"{step.path or 'job'}.code"

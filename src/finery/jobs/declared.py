@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from finery.workspace.place import Workspace
 EXPRESSION = re.compile(r"\$\{\{\s*([^}]*?)\s*\}\}")
 OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 COMPUTE_ID = re.compile(r".*/(?:computes|virtualclusters)/([^/]+)/?", re.IGNORECASE)
+DURATION = re.compile(
+    r"(\d+(?:\.\d+)?)|P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?"
+)
 NAMED = re.compile(r"(inputs|outputs)\.(.+)")
 LOCAL = ("local", "serverless")  # names for the machine that finery runs on
 
@@ -98,6 +102,19 @@ def unknown_names(
             expected = f"one of the {named[1]} that are given"
             faults.append(Fault(where, f"${{{{{expression}}}}}", expected, remedy))
     return faults
+
+
+def seconds_of(text: str, where: str, faults: list[Fault]) -> int:
+    """A time limit in whole seconds: `PT1H30M`, or a number of seconds; "" is none (0)."""
+    if not text:
+        return 0
+    found = DURATION.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        faults.append(Fault(where, repr(text), "a duration such as PT1H30M, or seconds"))
+        return 0
+    plain, *parts = (float(group or 0) for group in found.groups())
+    units = (86400, 3600, 60, 1)
+    return math.ceil(plain + sum(n * unit for n, unit in zip(parts, units, strict=True)))
 
 
 def compute_name(text: str) -> str:

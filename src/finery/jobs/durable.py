@@ -31,11 +31,9 @@ _BATCH = 500
 def launched(runtime: Runtime) -> Iterator[None]:
     """Run workflows while the block lasts. What they started goes on running after it."""
     use(runtime)
-    for name in ("dbos", "dbos.migration"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    DBOS(config=_config(runtime.workspace))
-    DBOS.launch()
     try:
+        DBOS(config=_config(runtime.workspace))
+        DBOS.launch()
         DBOS.register_queue(
             QUEUE,
             worker_concurrency=AT_ONCE,
@@ -144,6 +142,7 @@ def _revive(
             workflow += 1
         if workflow > MOST_WORKFLOWS:
             abandon(runtime, job.name, "finery could not carry it out; the service's log says why.")
+            roots.pop(job.name, None)  # its steps, which follow, have to end without it
             continue
         with runtime.workspace.store.write() as connection:
             changed = sa.update(jobs).where(jobs.c.name == job.name)

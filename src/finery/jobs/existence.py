@@ -21,9 +21,11 @@ def missing(workspace: Workspace, job: JobSpec) -> list[Fault]:
     Each is named once, at the place nearest to what the person wrote.
     """
     seen: _Seen = set()
+    made = _made_here(job)
     faults = [
         fault
         for where, asset in _assets(job)
+        if not _is_within(asset.uri, made)
         for fault in _unreadable(workspace, asset, where, seen)
     ]
     for step in job.steps:
@@ -43,6 +45,23 @@ def _assets(job: JobSpec) -> Iterator[tuple[str, Asset]]:
         for name, bound in step.inputs.items():
             if isinstance(bound, Asset):
                 yield f"{_place(step)}inputs.{name}", bound
+
+
+def _made_here(job: JobSpec) -> tuple[str, ...]:
+    """The places that steps of the job write to by name, and others may read from by name."""
+    uris = (output.uri for step in job.steps for output in step.outputs.values())
+    return tuple(uri.rstrip("/") + "/" for uri in uris if uri and "${{" not in uri)
+
+
+def _is_within(uri: str, places: tuple[str, ...]) -> bool:
+    """Whether a reference is, or lies below, one of the places; whatever its long form."""
+    if not places:
+        return False
+    try:
+        spelled = references.canonical(uri).rstrip("/") + "/"
+        return spelled.startswith(tuple(references.canonical(place) for place in places))
+    except InputError:
+        return False  # said where it is resolved
 
 
 def _unreadable(workspace: Workspace, asset: Asset, where: str, seen: _Seen) -> list[Fault]:

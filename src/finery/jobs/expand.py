@@ -23,6 +23,7 @@ from finery.jobs.declared import (
     defaults,
     flat_inputs,
     render_optional,
+    seconds_of,
     unknown_names,
 )
 from finery.jobs.nodes import Node, text_of
@@ -178,7 +179,10 @@ class _Expansion:
             compute=self.compute(pipeline, node, place),
             instance_count=self.count(pipeline, node.instance_count, spec, "instances", place),
             process_count=self.count(pipeline, node.process_count, spec, "processes", place),
-            deterministic=text_of(spec.get("is_deterministic", True)).lower() != "false",
+            timeout_seconds=self.timeout(pipeline, node, spec, place),
+            # What a step logs is among its artifacts, and is another step's only if it ran.
+            deterministic="artifacts" not in outputs
+            and text_of(spec.get("is_deterministic", True)).lower() != "false",
         )
 
     def count(
@@ -193,6 +197,12 @@ class _Expansion:
         declared = (spec.get(section) or {}).get(key)
         text = said or ("" if declared is None else str(declared))
         return count_of(self.names.text(pipeline, text, where), where, self.faults)
+
+    def timeout(self, pipeline: Pipeline, node: Node, spec: Mapping[str, Any], place: str) -> int:
+        """The seconds after which a step is ended, by the node or else by its component."""
+        where = f"{place}.limits.timeout"
+        text = node.timeout or str((spec.get("limits") or {}).get("timeout") or "")
+        return seconds_of(self.names.text(pipeline, text, where), where, self.faults)
 
     def ordered(self) -> tuple[StepSpec, ...]:
         """The steps, each after those it reads; what waits for itself becomes a fault."""

@@ -69,6 +69,7 @@ class StepSpec:
     compute: str = ""  # the name of a compute; "" and "serverless" are this machine
     instance_count: int = 1
     process_count: int = 1  # processes an instance
+    timeout_seconds: int = 0  # after which a running step is ended; 0 is never
     deterministic: bool = True  # whether its outputs may be reused
 
     @property

@@ -6,6 +6,7 @@ or in the attempt's folder, and it goes on from there.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from finery.errors import FineryError
@@ -22,6 +23,7 @@ from finery.jobs.job import (
     RUNNING,
     STARTING,
     Job,
+    artifacts,
     attempt_folder,
     std_log,
 )
@@ -110,11 +112,14 @@ def _start(runtime: Runtime, job: Job, record: Attempt, devices: Devices) -> Non
         _advance(runtime, job.name, STARTING)
         bind.make_room(job.outputs)
         command.write_step(folder, job, devices, size_of(runtime, job).name)
+        place = command.working_folder(workspace, job.step, folder)
+        if job.step.command:
+            command.keep_outputs(place, artifacts(workspace, job.name))
         task = Task(
             folder=folder,
             token=record.token,
             argv=command.argv_of(job, folder),
-            working_folder=command.working_folder(workspace, job.step, folder),
+            working_folder=place,
             log=std_log(workspace, job.name),
             devices=devices,
             environment={**step_environment(runtime, job), **job.step.environment_variables},
@@ -138,6 +143,8 @@ def _watch(runtime: Runtime, job: Job, record: Attempt) -> Exit | None:
         now_seen = runtime.wait(seen, pause)
         if now_seen != seen:
             _cancel_if_asked(runtime, job, record)
+        if _is_late(runtime, job):
+            runtime.runner.cancel(folder, runtime.grace)
         seen, pause = now_seen, min(pause * 1.3, _PAUSE[1])
     ended = runtime.runner.status(folder) == "ended"
     runtime.runner.clear(record.token)
@@ -162,6 +169,16 @@ def _cancel(runtime: Runtime, job: Job) -> str:
     return _end(runtime, job.name, CANCELED, None, number)
 
 
+def _is_late(runtime: Runtime, job: Job) -> bool:
+    """Whether a step has run for longer than it may."""
+    if not job.step.timeout_seconds:
+        return False
+    with runtime.workspace.store.read() as connection:
+        started = rows.read(connection, job.name).started_at
+    limit = timedelta(seconds=job.step.timeout_seconds)
+    return started is not None and now() - started > limit
+
+
 def _stop_processes(runtime: Runtime, job: Job) -> int:
     """End the processes of attempts whose end nobody has said yet; the last one's number, or 0."""
     with runtime.workspace.store.read() as connection:
@@ -181,6 +198,10 @@ def _collect(runtime: Runtime, job: Job, record: Attempt, end: Exit | None) -> s
         return _end(runtime, job.name, COMPLETED, None, record.number, reuse=mark)
     if _is_asked_to_end(runtime, job):
         return _cancel(runtime, job)
+    if _is_late(runtime, job):
+        limit = f"its limit of {job.step.timeout_seconds} seconds"
+        message = f"The step ran longer than {limit} and was ended. Raise limits.timeout."
+        return _end(runtime, job.name, FAILED, ("UserError", message), record.number)
     if end is None or end.killed:
         return _lost(runtime, job, record, end)
     folder = attempt_folder(runtime.workspace, job, record.number)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TOKEN = "FINERY_ATTEMPT"  # noqa: S105 - the name of a variable
 PROCESS, STARTED, EXIT, LOCK = "process.json", "started.json", "exit.json", "lock"
 GRACE = 10.0  # seconds between asking a process to end and ending it
+_LOOK = 1.0  # seconds in which somebody's look at a lock is over
 _OURS = frozenset({"FINERY_DATABASE_URL"})  # may hold a password, and no step opens the store
 _GONE = 30.0  # seconds in which killed processes must be gone
 
@@ -82,6 +83,10 @@ def start(folder: Path, process: Process) -> bool:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _opened(folder) as lock:
+        # Who only looks holds the lock for a moment; an entry holds it, and says that it started.
+        until = time.monotonic() + _LOOK
+        while not _taken(lock) and not (folder / STARTED).exists() and time.monotonic() < until:
+            time.sleep(0.005)
         if not _taken(lock) or (folder / STARTED).exists() or (folder / EXIT).exists():
             return False
         write_json(folder / PROCESS, process.written())

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from finery.azureml.browser import login_link
-from finery.azureml.metadata import CLOUD
 from finery.service.certificates import files_in
 from finery.service.running import Running
-from finery.workspace.identity import key_of
+from finery.workspace.identity import key_of, login_link
 from finery.workspace.place import Workspace
-from finery.workspace.settings import OWNER, load_settings
+from finery.workspace.settings import CLOUD, OWNER, load_settings
 from finery.workspace.store import connect
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")

@@ -17,13 +17,13 @@ import psutil
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.exc import ArgumentError
 
 from finery import __version__
 from finery.errors import Fault, FineryError, InputError, os_reason
 from finery.service.app import create_app
 from finery.service.certificates import Certificates, ensure_certificates
 from finery.service.running import Running, last_running, write_running
-from finery.service.tables import metadata
 from finery.workspace.lock import sole_service
 from finery.workspace.migrations import migrate
 from finery.workspace.place import Workspace
@@ -40,7 +40,7 @@ def database_url(folder: Path, settings: Settings) -> str:
         return f"sqlite:///{folder / 'finery.sqlite'}"
     try:
         url = sa.make_url(settings.database_url)
-    except sa.exc.ArgumentError as error:
+    except ArgumentError as error:
         expected = "a URL such as postgresql://user@host/database"
         raise InputError([Fault("database_url", "no URL", expected)]) from error
     kind = url.get_backend_name()
@@ -55,7 +55,6 @@ def database_url(folder: Path, settings: Settings) -> str:
 
 def serve(folder: Path, settings: Settings) -> None:
     """Run the service in this process until SIGTERM or SIGINT."""
-    assert metadata.tables is not None  # noqa: S101 - every part's tables are loaded
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # keys, the sockets of servers, people's data
     url = database_url(folder, settings)
@@ -144,6 +143,7 @@ def _config(app: FastAPI, certificates: Certificates | None) -> uvicorn.Config:
         log_level="warning",
         access_log=False,  # addresses may carry signatures
         server_header=False,
+        proxy_headers=False,  # nobody may say where a request comes from but its socket
         timeout_graceful_shutdown=GRACE,
         ssl_certfile=certificates.certificate if certificates else None,
         ssl_keyfile=certificates.key if certificates else None,

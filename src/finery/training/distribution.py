@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ def make_accelerator(recipe: Recipe, device: str, accumulation: int) -> Accelera
     plugin = None
     if recipe.apply_deepspeed:
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
+        find_ninja()
         if os.environ.get("WORLD_SIZE") == "1":
             _skip_shared_memory_kernel()
         config = deepspeed_config(recipe, device, accumulation)
@@ -79,6 +82,17 @@ def _check_accelerator(accelerator: Accelerator, recipe: Recipe, device: str) ->
             f"train with {accelerator.distributed_type.value}. Start each run in a process of "
             "its own."
         )
+
+
+def find_ninja() -> None:
+    """Put our own environment's ninja on PATH when none is there.
+
+    DeepSpeed compiles some of its parts at their first use and looks for ninja on PATH; a person
+    who runs `.venv/bin/finery` without activating the environment has it beside that only.
+    """
+    beside = Path(sys.executable).parent
+    if shutil.which("ninja") is None and (beside / "ninja").exists():
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), str(beside)])
 
 
 def deepspeed_config(recipe: Recipe, device: str, accumulation: int) -> dict[str, Any]:

@@ -90,19 +90,20 @@ def make_container(workspace: Workspace, container: str) -> bool:
 def blob_path(workspace: Workspace, container: str, name: str) -> Path:
     """Where a blob lies or would lie; never outside its container."""
     path = inside(container_path(workspace, container), name, "blob name")
-    if not name.strip("/"):
+    if not name or name.endswith("/"):  # a blob is a file; a folder is only a part of names
         raise InputError([Fault("blob name", repr(name), "the name of a file")])
     return path
 
 
 def find_blob(workspace: Workspace, container: str, name: str) -> Blob:
     """The blob; raises NotFoundError when there is none."""
-    path = blob_path(workspace, container, name)
+    # "a/" is another name than "a", by which the SDK asks whether there is a folder.
+    path = blob_path(workspace, container, name.rstrip("/"))
     try:
         state = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         state = None
-    if state is None or not path.is_file():
+    if state is None or not path.is_file() or name.endswith("/"):
         raise NotFoundError(f"There is no blob {name} in the container {container}.")
     return _blobs(workspace, container, [(name, path, state)])[0]
 

@@ -25,6 +25,8 @@ from finery.workspace.settings import OWNER
 ALGORITHM = "HS256"
 ISSUER = "https://sts.finery.local/"
 HOUR = 3600
+HALF_A_DAY = 12 * HOUR
+LOGIN = "/login"
 
 # What a token may be for, beside the service's own address.
 MANAGEMENT = "https://management.azure.com"
@@ -107,6 +109,12 @@ def sign_query(workspace: Workspace, path: str, seconds: int = HOUR) -> str:
     """The query that lets whoever has it use `path` without a token for `seconds`."""
     until = str(int(time.time()) + seconds)
     return urlencode({"se": until, "sig": _signature(workspace, path, until)})
+
+
+def login_link(workspace: Workspace, page: str) -> str:
+    """The address that opens a page in a browser, for half a day."""
+    query = sign_query(workspace, LOGIN, HALF_A_DAY)
+    return f"{workspace.settings.http_url}{LOGIN}?{query}&next={page}"
 
 
 def verify_query(workspace: Workspace, path: str, query: Mapping[str, str]) -> None:

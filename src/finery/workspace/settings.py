@@ -19,6 +19,7 @@ from finery.files import home
 FILE = "settings.yaml"
 # An id the SDK's own telemetry leaves alone (azure-ai-ml, _telemetry), so nothing phones home.
 SUBSCRIPTION = "00000000-0000-0000-0000-000000000"
+CLOUD = "finery"  # what the SDK calls the cloud that the service is
 OWNER = "owner"  # the user account that the service runs under
 USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - named in order to be recognised

@@ -83,7 +83,7 @@ async def part(app: Any, workspace: Workspace) -> AsyncIterator[None]:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
-            await asyncio.to_thread(server.stop)
+            await asyncio.to_thread(server.close)
 
 
 def _socket(server: TrackingServer) -> object:

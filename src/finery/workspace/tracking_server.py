@@ -33,7 +33,9 @@ class TrackingServer:
     """The server of one workspace."""
 
     workspace: Workspace
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one carries runs at a time
+    starting: threading.Lock = field(default_factory=threading.Lock)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @property
     def folder(self) -> Path:
@@ -77,8 +79,11 @@ class TrackingServer:
         """Adopt the server that an earlier service left, or start one; return when it answers."""
         if self.processes() and self._wait():
             return
-        self.stop()
-        process = self._start()
+        with self.starting:
+            if self.closing.is_set():
+                raise FineryError("MLflow's server is not started: the service ends.")
+            self.stop()
+            process = self._start()
         if not self._wait(process):
             raise FineryError(f"MLflow's server did not come up. {self.log} says why.")
 
@@ -94,6 +99,12 @@ class TrackingServer:
             for process in psutil.process_iter(["environ"])
             if (process.info["environ"] or {}).get(MARK) == str(self.folder)
         ]
+
+    def close(self) -> None:
+        """End it for good: no start that is under way brings it back."""
+        self.closing.set()
+        with self.starting:
+            self.stop()
 
     def stop(self) -> None:
         """End its processes."""
@@ -144,7 +155,7 @@ class TrackingServer:
 
     def _wait(self, process: subprocess.Popen[bytes] | None = None) -> bool:
         end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self.closing.is_set():
             if self.is_up():
                 return True
             gone = process.poll() is not None if process else not self.processes()

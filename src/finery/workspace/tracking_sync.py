@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from finery.errors import FineryError, first_line
 from finery.workspace.errors import UnavailableError
@@ -41,7 +42,7 @@ class Carrier:
                 fault = ""
                 try:
                     self._write(client, row)
-                except (httpx.TransportError, sa.exc.OperationalError) as error:
+                except (httpx.TransportError, OperationalError) as error:
                     text = f"MLflow does not take runs at the moment: {first_line(error)}."
                     raise UnavailableError(text) from error
                 except UnavailableError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -314,6 +315,21 @@ def test_an_asset_is_shared_with_its_files(doors: TestClient, workspace: Workspa
     assert written.status_code == 401
     for wrong in ({}, {"sourceAssetId": "azureml://jobs/J/outputs/O"}):
         assert doors.post(f"{REG}/import", json={"properties": wrong}).status_code == 400
+
+
+def test_a_link_out_of_the_workspace_is_not_shared(
+    doors: TestClient, workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    source = blobs.container_path(workspace, BLOB_CONTAINER) / "m"
+    source.mkdir()
+    (source / "w").symlink_to(tmp_path / "secret")
+    model = {"properties": {"modelType": "custom_model", "modelUri": f"{STORE}/m"}}
+    assert doors.put(f"{WS}/models/m/versions/1", json=model).status_code == 201
+    ask = {"sourceAssetId": "azureml://locations/l/workspaces/x/models/m/versions/1"}
+    answer = doors.post(f"{REG}/import", json={"properties": ask})
+    assert (answer.status_code, "a link that leads out" in answer.text) == (400, True)
+    assert not [p for p in workspace.blobs.rglob("*") if p.is_file() and p.parent != source]
 
 
 def test_lineage_of_an_unknown_job_is_no_obstacle(workspace: Workspace) -> None:

@@ -236,6 +236,13 @@ def test_a_name_cannot_be_a_blob_and_a_folder(doors: TestClient) -> None:
     assert doors.get(f"{ROOT}/a").content == b"1"
 
 
+def test_a_file_is_not_a_folder_of_its_name(doors: TestClient) -> None:
+    put(doors, "model/weights.bin", b"1")
+    assert doors.head(f"{ROOT}/model/weights.bin/").status_code == 404
+    assert doors.head(f"{ROOT}/model/").status_code == 404
+    assert doors.put(f"{ROOT}/model/", content=b"1", headers=BLOCK).status_code == 400
+
+
 def test_containers_are_made_and_found(doors: TestClient) -> None:
     asked = {"restype": "container"}
     missing = doors.get("/_blob.blob.local/mine", params=asked)

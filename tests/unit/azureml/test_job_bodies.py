@@ -218,3 +218,22 @@ def test_outputs_go_to_the_default_datastore_of_the_pipeline(workspace: Workspac
 def test_names_that_are_too_long_are_refused_beside_other_faults(workspace: Workspace) -> None:
     faults = faults_of(workspace, "command", experimentName="x" * 300, command="")
     assert set(faults) == {"experiment", "command"}
+
+
+def test_data_that_a_step_of_the_job_will_write_need_not_be_there_yet(workspace: Workspace) -> None:
+    job_of(workspace, "nested")
+    place = "azureml://datastores/workspaceblobstore/paths/made/here"
+    whole = sent("nested")["body"]["properties"]
+    jobs = copy.deepcopy(whole["jobs"])
+    jobs["one"]["inputs"]["data"] = {
+        "job_input_type": "uri_folder",
+        "uri": f"{LONG}/paths/made/here/x",
+    }
+    outputs = whole["outputs"] | {"best": {"jobOutputType": "custom_model", "uri": place}}
+    assert job_of(workspace, "nested", jobs=jobs, outputs=outputs).steps
+    assert set(faults_of(workspace, "nested", jobs=jobs)) == {"jobs.one/first.inputs.data"}
+
+
+def test_settings_that_finery_does_not_know_change_nothing(workspace: Workspace) -> None:
+    settings = {"default_datestore": "x", "continueOnStepFailure": True}
+    assert job_of(workspace, "nested", settings=settings).continue_on_step_failure is True

@@ -76,6 +76,8 @@ def sent(script: Script, tmp_path: Path) -> Any:
         (tmp_path / "train.jsonl").write_text("{}\n")
         (tmp_path / "src" / "deep").mkdir(parents=True, exist_ok=True)
         (tmp_path / "src" / "deep" / "main.py").write_text("print(1)")
+        (tmp_path / "src" / "__pycache__").mkdir(exist_ok=True)
+        (tmp_path / "src" / "__pycache__" / "main.pyc").write_text("compiled")
         file = tmp_path / "job.yml"
         file.write_text(text)
         result = CliRunner().invoke(app, ["create", str(file), "--name", "j", "--json", *options])
@@ -126,7 +128,7 @@ def test_a_command_job_takes_its_code_along(sent: Any, script: Script) -> None:
     assert (body["limits"]["timeout"], body["resources"]) == ("PT60S", {"instanceCount": 1})
     assert body["inputs"]["data"]["uri"].endswith("/paths/rows/")
     assert body["codeId"].startswith(f"{WORKSPACE}/codes/")
-    (put,) = [r for r in script.asked if r.method == "PUT" and r.url.path.endswith("main.py")]
+    (put,) = [r for r in script.asked if r.method == "PUT" and "/c/" in r.url.path]
     assert put.url.path == "/_blob.blob.local/c/deep/main.py"
     assert put.url.query == b"sig=x"
 

@@ -88,6 +88,23 @@ def test_every_literal_that_is_wrong_is_named(tmp_path: Path) -> None:
     assert [fault.where for fault in raised.value.faults] == ["learning_rate", "seed"]
 
 
+def test_what_a_killed_attempt_left_half_written_is_removed_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "outputs" / "model"
+    half = [
+        tmp_path / "outputs" / ".tmp-1-model",
+        output / ".tmp-2-config.json",
+        output / "training" / ".tmp-3-adapter",
+    ]
+    whole = [output / "training" / "adapter", tmp_path / "outputs" / ".tmp-4-of-another"]
+    for folder in (*half, *whole):
+        folder.mkdir(parents=True)
+    outputs = {"o": {"type": "uri_folder", "path": str(output)}}
+    runner.sweep(step(tmp_path / "attempt", outputs=outputs))
+    assert [folder.exists() for folder in (*half, *whole)] == [False] * 3 + [True] * 2
+
+
 def runs(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "finery.components.run", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -42,7 +42,7 @@ def workspace(tmp_path: Path, database: str) -> Iterator[Workspace]:
     tables.metadata.create_all(store.engine)
     yield Workspace(tmp_path, Settings(), store)
     for lock in tmp_path.glob("replicas/*/*/*/lock"):
-        process.end_all(lock.parent.name)
+        process.stop(lock.parent, grace=5)
     tables.metadata.drop_all(store.engine)
     store.engine.dispose()
 

@@ -1,7 +1,8 @@
 """What stands in for a model server in these tests: the same manners, no model.
 
 The model's name says how it behaves: `good`, `refuses` (the model cannot be served), `dies`
-(before it is ready), `slow` (is never ready), `deaf` (never answers a health check).
+(before it is ready), `starves` (killed as by a lack of memory), `slow` (is never ready), `deaf`
+(never answers a health check).
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ if model == "refuses":
     sys.exit(1)
 if model == "dies":
     sys.exit(70)
+if model == "starves":
+    os.kill(os.getpid(), 9)
 if model == "slow":
     time.sleep(60)
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

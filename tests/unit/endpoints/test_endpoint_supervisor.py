@@ -102,10 +102,19 @@ def test_a_model_that_cannot_be_served_fails_the_deployment_at_once_and_says_why
     assert len(starts) == 1, "a refusal is not tried again"
 
 
+@pytest.mark.parametrize(
+    ("model", "end"), [("dies", "exit status 70"), ("starves", "was the machine out of memory?")]
+)
 def test_a_replica_that_dies_before_it_answers_has_three_attempts(
-    workspace: Workspace, deploy: Callable[[WantedDeployment], Operation]
+    workspace: Workspace,
+    deploy: Callable[[WantedDeployment], Operation],
+    model: str,
+    end: str,
 ) -> None:
-    assert deploy(replace(BLUE, model="dies")).status == "Failed"
+    ended = deploy(replace(BLUE, model=model))
+    assert ended.status == "Failed"
+    assert ended.error is not None
+    assert end in ended.error["message"]
     assert len(list((workspace.replicas / "chat" / "blue").iterdir())) == 3
 
 

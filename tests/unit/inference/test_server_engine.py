@@ -59,7 +59,7 @@ def test_a_reader_who_leaves_stops_the_model() -> None:
         pieces = engine().pieces(endless())
         assert await anext(pieces) == "a"
         await pieces.aclose()
-        assert closed.is_set()
+        assert await asyncio.to_thread(closed.wait, 10)
 
     asyncio.run(leave())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +24,12 @@ from finery.workspace.store import connect
 MACHINE = Machine(cores=4)
 
 
-def new_workspace(folder: Path) -> Workspace:
-    """A workspace in `folder`."""
+def new_workspace(folder: Path, database: str = "") -> Workspace:
+    """A workspace in `folder`, on a database or on SQLite in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = connect(f"sqlite:///{folder / 'finery.sqlite'}")
+    store = connect(database or f"sqlite:///{folder / 'finery.sqlite'}")
     migrate(store)
-    return Workspace(folder, Settings(), store)
+    return Workspace(folder, Settings(database_url=database), store)
 
 
 @pytest.fixture
@@ -78,14 +79,27 @@ class Server:
         return service.log_file(self.workspace, job.name, name).path.read_text()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One running server for the tests of a module (DBOS is one per process)."""
-    made = new_workspace(tmp_path_factory.mktemp("server") / "service")
+@contextlib.contextmanager
+def serving(folder: Path, database: str = "") -> Iterator[Server]:
+    """A server that runs while the block lasts."""
+    made = new_workspace(folder, database)
     runtime = Runtime(made, machine=MACHINE, grace=0.3)
     with durable.launched(runtime):
         yield Server(made, runtime)
     made.store.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def database() -> str:
+    """The database of a module's server; "" is SQLite in its folder."""
+    return ""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, database: str) -> Iterator[Server]:
+    """One running server for the tests of a module (DBOS is one per process)."""
+    with serving(tmp_path_factory.mktemp("server") / "service", database) as made:
+        yield made
 
 
 def step(
@@ -101,6 +115,12 @@ def step(
 def after(*paths: str) -> dict[str, Binding | str]:
     """Inputs that make a step wait for others."""
     return {f"from_{path}": StepOutput(path, "out") for path in paths}
+
+
+@pytest.fixture
+def serve() -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    """A server of the test's own, to stop and start again."""
+    return serving
 
 
 @pytest.fixture(name="step")

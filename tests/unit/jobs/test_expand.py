@@ -201,3 +201,19 @@ def test_groups_of_inputs_are_bound_one_by_one() -> None:
     assert plain["t/train"].inputs["lr"] == Value("4")
     node = {"component": "azureml:grouped:1", "inputs": {"chats": data(), "g.lr": "9"}}
     assert steps({"t": node}, specs=specs)["t/train"].inputs["lr"] == Value("9")
+
+
+def test_a_time_limit_comes_from_the_node_else_from_the_component() -> None:
+    spec = TRAIN | {"limits": {"timeout": 60}}
+    node = use("train", data=data())
+    assert steps({"a": node}, specs={"train": spec})["a"].timeout_seconds == 60
+    limited = node | {"limits": {"timeout": "PT1M40S", "job_limits_type": "Command"}}
+    assert steps({"a": limited}, specs={"train": spec})["a"].timeout_seconds == 100
+    assert steps({"a": node})["a"].timeout_seconds == 0
+
+
+def test_a_step_whose_logs_are_an_output_is_not_reused() -> None:
+    spec = TRAIN | {"outputs": {"artifacts": {"type": "uri_folder"}}}
+    assert (
+        steps({"a": use("train", data=data())}, specs={"train": spec})["a"].deterministic is False
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +65,20 @@ def test_a_folder_runs_its_process_once(tmp_path: Path, token: str) -> None:
     ended(folder)
     assert not process.start(folder, task)
     assert (tmp_path / "log.txt").read_text() == "run\n"
+
+
+def test_a_look_at_the_lock_does_not_keep_a_process_from_starting(
+    tmp_path: Path, token: str
+) -> None:
+    folder = tmp_path / "1"
+    folder.mkdir()
+    with process._opened(folder) as looking:
+        assert process._taken(looking, shared=True)
+        look = threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        look.start()
+        assert process.start(folder, bash(tmp_path, "exit 0", token))
+        look.join()
+    assert ended(folder) == Exit(0)
 
 
 def test_a_folder_without_a_process_is_new(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from workspaces import new_workspace
 
-from finery.azureml import browser, caller
+from finery.azureml import caller
 from finery.service.app import create_app
 from finery.workspace import identity
 from finery.workspace.identity import key_of
@@ -162,7 +162,7 @@ def test_an_unknown_registry_is_not_found(http: TestClient, workspace: Workspace
 def test_a_link_opens_pages_for_a_browser_and_nothing_else(
     http: TestClient, workspace: Workspace
 ) -> None:
-    link = browser.login_link(workspace, "/mlflow/")
+    link = identity.login_link(workspace, "/mlflow/")
     answer = http.get(link.removeprefix(workspace.settings.http_url))
     assert (answer.status_code, answer.headers["location"]) == (303, "/mlflow/")
     assert "HttpOnly" in answer.headers["set-cookie"]
@@ -177,7 +177,7 @@ def test_a_link_opens_pages_for_a_browser_and_nothing_else(
 def test_a_link_leads_to_pages_of_the_service_alone(
     http: TestClient, workspace: Workspace, page: str
 ) -> None:
-    link = browser.login_link(workspace, page)
+    link = identity.login_link(workspace, page)
     answer = http.get(link.removeprefix(workspace.settings.http_url))
     assert answer.status_code == 400
     assert "set-cookie" not in answer.headers

