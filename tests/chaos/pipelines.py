@@ -35,6 +35,8 @@ from finery.runners import process
 from finery.workspace.place import Workspace
 
 SERVER = Path(__file__).with_name("jobs_server.py")
+MOST_POINTS = 1000  # more than one pipeline has
+_MISSES = 6
 MOST_STEP_KILLS = 2  # of one step; the third loss is its end
 KINDS = ("good", "good", "good", "failing", "canceled")
 VICTIMS = ("server", "server", "step", "both")
@@ -227,13 +229,15 @@ def leftovers(workspace: Workspace) -> list[str]:
 def sweep(folder: Path, points: list[tuple[int, str]]) -> tuple[list[str], int]:
     """Kill a server at each of `points` of one pipeline's life; faults, and deaths that came.
 
-    A point that the pipeline never reaches kills nobody.
+    A point that the pipeline never reaches kills nobody; after several of those it is over.
     """
     workspace = open_workspace(folder / "service")
     server = Server(folder / "service")
     faults: list[str] = []
-    deaths = 0
+    deaths = missed = 0
     for at, moment in points:
+        if missed == _MISSES:
+            break
         name = f"at-{at}-{moment}"
         server.start(f"{at}:{moment}")
         acknowledged = server.ask(f"submit {name} good")
@@ -241,8 +245,10 @@ def sweep(folder: Path, points: list[tuple[int, str]]) -> tuple[list[str], int]:
         if acknowledged:
             while server.child.poll() is None and not _ended(workspace, name):
                 time.sleep(0.02)
+        missed += 1
         with contextlib.suppress(subprocess.TimeoutExpired):  # a point that is never reached
-            deaths += server.child.wait(0.5 if acknowledged else 30) == -signal.SIGKILL
+            server.child.wait(0.5 if acknowledged else 30)
+            deaths, missed = deaths + 1, 0
         server.kill()
         server.start()
         if not acknowledged:
@@ -268,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         if given.sweep:
-            points = [(at, moment) for at in range(1, 121) for moment in ("before", "after")]
+            points = [(at, m) for at in range(1, MOST_POINTS) for m in ("before", "after")]
             faults, deaths = sweep(Path(folder), points)
             print(f"{deaths} deaths\n" + ("\n".join(faults) or "every state right"))
             return 1 if faults else 0

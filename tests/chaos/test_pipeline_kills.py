@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 from jobs_server import open_workspace
-from pipelines import Server, _ended, faults_of, leftovers, prove, sweep
+from pipelines import MOST_POINTS, Server, _ended, faults_of, leftovers, prove, sweep
 
 from finery.jobs import service
 from finery.jobs.job import attempt_folder
@@ -72,6 +72,6 @@ def test_a_hundred_kills(tmp_path: Path) -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_death_around_every_commit_is_survived(tmp_path: Path, moment: str) -> None:
-    faults, deaths = sweep(tmp_path, [(at, moment) for at in range(1, 121)])
-    assert deaths > 50
+    faults, deaths = sweep(tmp_path, [(at, moment) for at in range(1, MOST_POINTS)])
+    assert deaths > 100
     assert not faults

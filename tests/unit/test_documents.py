@@ -35,7 +35,9 @@ PAGES = sorted(
 COMMANDS = dict(commands(app, "finery"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the name to import is not the name to install.
-PACKAGE_OF = {"yaml": "pyyaml"}
+PACKAGE_OF = {"yaml": "pyyaml", "jwt": "pyjwt"}
+# Loaded by another library, not by our import statements: DeepSpeed's compiler, SQLAlchemy's driver.
+LOADED_BY_OTHERS = {"ninja", "psycopg"}
 
 EACH_PAGE = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
@@ -65,7 +67,8 @@ def unknown_words(words: list[str]) -> list[str]:
     name = next((n for n in (3, 2) if " ".join(words[:n]) in COMMANDS), 0)
     function = COMMANDS.get(" ".join(words[:name]))
     if function is None:
-        return [] if words[1:] == ["--help"] else [" ".join(words[:3])]
+        a_group = any(command.startswith(" ".join(words) + " ") for command in COMMANDS)
+        return [] if a_group or words[1:] == ["--help"] else [" ".join(words[:3])]
     rest = list(itertools.takewhile(lambda word: word != "--", words[name:]))
     if function is finetune_command:
         return [str(f) for f in parse_flags([w for w in rest if w != "--dry-run"]).faults]
@@ -87,6 +90,8 @@ def test_the_reader_of_commands_finds_them_and_their_mistakes() -> None:
     assert {"finery finetune", "finery chat", "finery data"} <= names
     assert unknown_words(["finery", "chat", "m", "--agianst", "x"]) == ["--agianst"]
     assert unknown_words(["finery", "serve", "m"]) == ["finery serve m"]
+    assert unknown_words(["finery", "jobs"]) == ["finery jobs"]
+    assert unknown_words(["finery", "job"]) == []
     assert unknown_words(["finery", "finetune", "--learnin-rate", "1"]) != []
     assert unknown_words(["finery", "exec", "--", "python", "x.py", "--theirs"]) == []
 
@@ -161,10 +166,8 @@ def imported_packages() -> set[str]:
 def test_what_is_imported_is_what_is_installed_with_finery_or_an_extra_of_it() -> None:
     extras = PROJECT["optional-dependencies"]
     required = names_of(PROJECT["dependencies"])
-    optional = names_of([*extras["deepspeed"], *extras["qlora"]]) - {
-        "ninja"
-    }  # DeepSpeed's compiler
-    assert imported_packages() == required | optional
+    optional = names_of([*extras["deepspeed"], *extras["qlora"], *extras["postgres"]])
+    assert imported_packages() == (required | optional) - LOADED_BY_OTHERS
 
 
 def test_every_package_that_is_installed_has_its_reason_in_the_readme() -> None:
