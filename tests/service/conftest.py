@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ QUIET = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run that is told to end still ends the services it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for line in QUIET:
         config.addinivalue_line("filterwarnings", line)
 

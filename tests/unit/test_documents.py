@@ -36,7 +36,7 @@ COMMANDS = dict(commands(app, "finery"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Where the name to import is not the name to install.
 PACKAGE_OF = {"yaml": "pyyaml", "jwt": "pyjwt"}
-# Loaded by another library, not by our import statements: DeepSpeed's compiler, SQLAlchemy's driver.
+# Loaded by another library, by no import of ours: DeepSpeed's compiler, SQLAlchemy's driver.
 LOADED_BY_OTHERS = {"ninja", "psycopg"}
 
 EACH_PAGE = pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from finery.workspace.migrations import migrate
 from finery.workspace.place import Workspace
 from finery.workspace.settings import Settings
 from finery.workspace.store import connect
+from finery.workspace.uploads import discard_stale
 
 log = logging.getLogger("finery.service")
 GRACE = 5  # seconds that open requests have when the service ends
@@ -68,6 +69,7 @@ def serve(folder: Path, settings: Settings) -> None:
             database_url=url if settings.database_url else "",
         )
         workspace = Workspace(folder, settings, store)
+        discard_stale(workspace)
         certificates = ensure_certificates(workspace.certificates, settings.public_host)
         app = create_app(workspace)
         asyncio.run(_answer(app, workspace, certificates, ports))
