@@ -164,7 +164,7 @@ def _kill_a_step(workspace: Workspace, dice: random.Random, killed: Counter[str]
     token = (
         read_json(folder / process.PROCESS)["token"] if (folder / process.PROCESS).exists() else ""
     )
-    carriers = process._carriers(token) if token else []
+    carriers = process.carriers(token) if token else []
     if carriers:
         with contextlib.suppress(ProcessLookupError):
             os.kill(dice.choice(carriers).pid, signal.SIGKILL)
@@ -222,7 +222,7 @@ def leftovers(workspace: Workspace) -> list[str]:
         tokens = connection.execute(sa.select(attempts.c.token, attempts.c.outcome)).all()
     found = [f"{job} still holds its devices" for job in claims]
     found += [f"an attempt has no outcome: {token}" for token, outcome in tokens if not outcome]
-    found += [f"{token} still runs" for token, _ in tokens if process._carriers(token)]
+    found += [f"{token} still runs" for token, _ in tokens if process.carriers(token)]
     return found
 
 

@@ -164,6 +164,11 @@ def test_no_file_is_too_long_to_read() -> None:
     assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
 
 
+def test_every_test_module_has_a_name_of_its_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test modules by name"
+
+
 def test_names_say_what_they_hold() -> None:
     vague = [
         shown(path) for path in EVERY_FILE for word in path.stem.split("_") if word.lower() in VAGUE

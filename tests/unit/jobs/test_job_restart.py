@@ -108,4 +108,4 @@ def test_a_job_whose_workflow_keeps_ending_without_it_is_given_up(
         ended = server.ended(job.name)
         assert (ended.status, ended.error["code"]) == ("Failed", "SystemError")
         assert server.ended(child.name).status == "Canceled"
-    assert not process._carriers(token)
+    assert not process.carriers(token)

@@ -206,7 +206,7 @@ def test_canceling_ends_the_processes_of_a_running_job(
     assert service.cancel(server.workspace, job.name).status in ("CancelRequested", "Canceled")
     assert server.ended(job.name).status == "Canceled"
     assert {s.status for s in server.steps(job).values()} == {"Canceled"}
-    assert not process._carriers(token)
+    assert not process.carriers(token)
 
 
 def test_canceling_a_job_that_has_ended_changes_nothing(server: Any, step: Step) -> None:

@@ -139,20 +139,20 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_killed_entry_is_lost_and_takes_its_command_with_it(tmp_path: Path, token: str) -> None:
     folder = tmp_path / "1"
     process.start(folder, bash(tmp_path, "sleep 60", token))
-    until(lambda: len(process._carriers(token)) == 2)
+    until(lambda: len(process.carriers(token)) == 2)
     os.kill(read_json(folder / process.STARTED)["pid"], signal.SIGKILL)
     until(lambda: process.state(folder) == "lost")
-    until(lambda: not process._carriers(token))
+    until(lambda: not process.carriers(token))
 
 
 def test_what_a_lost_process_left_behind_is_found_by_its_token(tmp_path: Path, token: str) -> None:
     folder = tmp_path / "1"
     process.start(folder, bash(tmp_path, "setsid sleep 60 & sleep 60", token))
-    until(lambda: len(process._carriers(token)) >= 3)
+    until(lambda: len(process.carriers(token)) >= 3)
     os.kill(read_json(folder / process.STARTED)["pid"], signal.SIGKILL)
     until(lambda: process.state(folder) == "lost")
     assert process.end_all(token) >= 1
-    assert not process._carriers(token)
+    assert not process.carriers(token)
     assert process.end_all(token) == 0
 
 
@@ -170,10 +170,10 @@ def test_stopping_lets_a_process_clean_up(tmp_path: Path, token: str) -> None:
 def test_stopping_ends_what_does_not_listen(tmp_path: Path, token: str) -> None:
     folder = tmp_path / "1"
     process.start(folder, bash(tmp_path, "trap '' TERM; setsid sleep 60 & sleep 60", token))
-    until(lambda: len(process._carriers(token)) >= 3)
+    until(lambda: len(process.carriers(token)) >= 3)
     process.stop(folder, GRACE)
     assert process.exit_of(folder) == Exit(-signal.SIGKILL, stopped=True)
-    assert not process._carriers(token)
+    assert not process.carriers(token)
 
 
 def test_stopping_what_never_ran_or_has_ended_changes_nothing(tmp_path: Path, token: str) -> None:
@@ -205,7 +205,7 @@ def test_what_the_command_leaves_in_its_group_ends_with_it(tmp_path: Path, token
     folder = tmp_path / "1"
     process.start(folder, bash(tmp_path, "sleep 60 & exit 0", token))
     assert ended(folder) == Exit(0)
-    until(lambda: not process._carriers(token))
+    until(lambda: not process.carriers(token))
 
 
 def test_nobody_stays_a_zombie(tmp_path: Path, token: str) -> None:
