@@ -22,14 +22,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from finery.files import read_json, write_json
+from finery.runners.carriers import TOKEN, carriers, token_of
 
-if TYPE_CHECKING:
-    import psutil
-
-TOKEN = "FINERY_ATTEMPT"  # noqa: S105 - the name of a variable
 PROCESS, STARTED, EXIT, LOCK = "process.json", "started.json", "exit.json", "lock"
 GRACE = 10.0  # seconds between asking a process to end and ending it
 _LOOK = 1.0  # seconds in which somebody's look at a lock is over
@@ -145,7 +142,7 @@ def ask_to_stop(folder: Path) -> bool:
         return False
     pid = int(read_json(folder / STARTED)["pid"])
     token = str(read_json(folder / PROCESS)["token"])
-    if is_running(folder) and _token_of(pid) == token:  # the number may be another's by now
+    if is_running(folder) and token_of(pid) == token:  # the number may be another's by now
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     return True
@@ -167,11 +164,11 @@ def end_all(token: str) -> int:
 
     Returns when none is left: only then may another process take over what they wrote to.
     """
-    import psutil  # here and below: the entry, which starts with every step, needs none of it
+    import psutil  # here: the entry, which starts with every step, needs none of it
 
     killed: set[int] = set()
     until = time.monotonic() + _GONE
-    while left := _carriers(token):
+    while left := carriers(token):
         for process in left:
             killed.add(process.pid)
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -180,34 +177,6 @@ def end_all(token: str) -> int:
             raise TimeoutError(f"{len(left)} killed processes of {token} do not go away")
         psutil.wait_procs(left, timeout=0.2)
     return len(killed)
-
-
-def _carriers(token: str) -> list[psutil.Process]:
-    """The living processes whose environment holds the token."""
-    import psutil
-
-    found = []
-    for pid in psutil.pids():
-        if pid != os.getpid() and _token_of(pid) == token:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(pid))
-    return found
-
-
-def _token_of(pid: int) -> str:
-    """The token of a process; "" when it has none, has ended, or is not ours to look at."""
-    import psutil
-
-    if not sys.platform.startswith("linux"):
-        with contextlib.suppress(psutil.Error):
-            return psutil.Process(pid).environ().get(TOKEN, "")
-        return ""
-    with contextlib.suppress(OSError):  # a tenth of the time that psutil takes
-        start = f"{TOKEN}=".encode()
-        for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-            if word.startswith(start):
-                return word[len(start) :].decode()
-    return ""
 
 
 @contextlib.contextmanager
