@@ -39,13 +39,17 @@ def mirrored(name: str) -> Path | None:
     return Path(root).expanduser() / name if root else None
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Put `content` at `path` durably; a reader sees the old bytes or the new ones."""
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Put `content` at `path` durably; a reader sees the old bytes or the new ones.
+
+    `mode` holds from the file's first moment, less what the process masks.
+    """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
     try:
-        with temporary.open("wb") as file:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -30,8 +30,6 @@ from finery.workspace.place import Workspace
 from finery.workspace.settings import Settings
 from finery.workspace.store import connect
 
-FAILING = 4  # every so many pipelines one fails
-
 
 def pipeline(name: str, kind: str) -> JobSpec:
     """Three steps in a row, a fourth beside them; what comes out tells whether all ran."""
@@ -42,7 +40,8 @@ def pipeline(name: str, kind: str) -> JobSpec:
         return StepSpec(path, command=text, inputs=inputs, outputs=outputs)
 
     pause = "sleep 0.$((RANDOM % 4))"
-    last = "exit 9" if kind == "failing" else "echo c >> ${{outputs.out}}/f"
+    lasts = {"failing": "exit 9", "canceled": "sleep 600"}  # what is canceled does not just end
+    last = lasts.get(kind, "echo c >> ${{outputs.out}}/f")
     return JobSpec(
         name,
         "pipeline",

@@ -1,10 +1,16 @@
-"""Kills the server of jobs, the steps, or both, at random moments, and counts what is lost.
+"""Kills the service, the steps of its jobs, or both, at random moments, and counts what is lost.
 
-Pipelines of tiny commands are submitted all along, some of which fail or are canceled. At the
-end every job that was acknowledged must be there with the right final state and output, no
-step may have completed twice, and no process may be left over.
+Pipelines are submitted all along: of tiny commands, some of which fail or are canceled, and
+`chat_completion_pipeline` on the smallest model of the data kit. At the end no acknowledged job
+may be missing, no step may have completed twice, every state must be right, every output there
+and the weights of all fine-tuned models the same.
 
-    python -m tests.chaos.pipelines --kills 100
+    python -m tests.chaos.pipelines --kills 200           # the real service
+    python -m tests.chaos.pipelines --kills 200 --small   # a server of jobs and nothing else
+    python -m tests.chaos.pipelines --sweep               # each commit of one pipeline
+
+The sweep kills that server around every single moment at which one pipeline makes something
+durable, one after the other.
 """
 
 from __future__ import annotations
@@ -13,78 +19,50 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import sqlalchemy as sa
+from job_faults import (
+    faults_of,
+    leftovers,
+    over_unsaid,
+    running_attempts,
+    unsaid,
+    weights_differ,
+)
+from jobs_process import JobsServer
 from jobs_server import open_workspace
+from real_service import KIT, RealServer
 
+from finery.errors import FineryError
 from finery.files import read_json
 from finery.jobs import service
 from finery.jobs.job import TERMINAL, Job
-from finery.jobs.tables import attempts, leases
 from finery.runners import process
 from finery.workspace.place import Workspace
 
-SERVER = Path(__file__).with_name("jobs_server.py")
 MOST_POINTS = 1000  # more than one pipeline has
 _MISSES = 6
 MOST_STEP_KILLS = 2  # of one step; the third loss is its end
+STILLBORN = 0.15  # of the starts
+RECOVERY = 10.0  # seconds in which a new server answers and has noted what ended meanwhile
 KINDS = ("good", "good", "good", "failing", "canceled")
+TUNING = ("chat", "chat", "chat-again", "chat-canceled")
 VICTIMS = ("server", "server", "step", "both")
-EXPECTED = {"good": "Completed", "failing": "Failed"}
 
 
-@dataclass
-class Server:
-    """The server's process, started again as often as it dies."""
-
-    folder: Path
-    die: str = "0:after"
-    child: subprocess.Popen[str] | None = None
-    slowest: float = 0.0  # seconds from a start to the answer
-
-    def start(self, die: str = "0:after") -> None:
-        """Start it and wait until it answers."""
-        began = time.monotonic()
-        argv = [sys.executable, str(SERVER), str(self.folder), "--die", die]
-        log = (self.folder.parent / "server.log").open("a")
-        with log:
-            self.child = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        assert self.child.stdout
-        word = self.child.stdout.readline()
-        assert word == "ready\n", f"the server did not start: {log.name}"
-        self.slowest = max(self.slowest, time.monotonic() - began)
-
-    def ask(self, line: str) -> bool:
-        """Give a command; whether it was acknowledged before the server died."""
-        assert self.child and self.child.stdin and self.child.stdout
-        try:
-            self.child.stdin.write(line + "\n")
-            self.child.stdin.flush()
-        except BrokenPipeError:
-            return False
-        return self.child.stdout.readline().startswith("ok")
-
-    def kill(self) -> None:
-        """End it at once and collect it."""
-        assert self.child
-        self.child.kill()
-        self.child.wait()
-        for pipe in (self.child.stdin, self.child.stdout):
-            assert pipe
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+Server = JobsServer | RealServer
 
 
 @dataclass
@@ -94,80 +72,190 @@ class Report:
     kills: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    slowest: float = 0.0
+    starts: int = 0
+    attempts: int = 0
+    adoptions: int = 0  # processes that ended while no server ran, and were waited for
+    slowest: float = 0.0  # seconds from a start to the answer
+    adopted: float = 0.0  # seconds from a start until what had ended meanwhile was noted
     last: float = 0.0  # seconds from the last start until every job had ended
 
     def __str__(self) -> str:
         kills = ", ".join(f"{count} {what}" for what, count in sorted(self.kills.items()))
         states = ", ".join(f"{count} {what}" for what, count in sorted(self.states.items()))
         faults = "\n".join(self.faults) or "nothing lost, nothing twice, every state right"
-        times = f"slowest start {self.slowest:.1f} s, all ended {self.last:.1f} s after the last"
-        return f"kills: {kills}\njobs: {states}\n{times}\n{faults}"
+        return "\n".join(
+            (
+                f"kills: {self.kills.total()} ({kills}), {self.starts} starts of the server",
+                f"jobs: {self.states.total()} ({states}), {self.attempts} attempts at steps",
+                f"slowest start {self.slowest:.1f} s; slowest adoption {self.adopted:.1f} s after "
+                f"a start ({self.adoptions} processes that had ended meanwhile); all ended "
+                f"{self.last:.1f} s after the last start",
+                faults,
+            )
+        )
+
+
+@dataclass
+class Trial:
+    """Jobs under kills."""
+
+    server: Server
+    dice: random.Random
+    tuning: int  # fine-tuning pipelines that go on at a time
+    crowd: int  # other pipelines that go on at a time
+    pause: float  # the longest time until the next kill
+    jobs: dict[str, str] = field(default_factory=dict)
+    canceled: set[str] = field(default_factory=set)  # whose cancellation was acknowledged
+    killed: Counter[str] = field(default_factory=Counter)
+    report: Report = field(default_factory=Report)
+
+    def start(self, *, wait: bool) -> None:
+        """Start the server; with `wait` until it has noted what ended while there was none.
+
+        Some servers die before they answer, and another one follows.
+        """
+        if self.dice.random() < STILLBORN:
+            self.server.die_starting(self.dice.uniform(0.0, self.pause))
+            self.report.kills["server as it starts"] += 1
+        over, began = over_unsaid(self.server.workspace), time.monotonic()
+        self.server.start()
+        self.report.starts += 1
+        if not wait:
+            return
+        while unsaid(self.server.workspace, over) and time.monotonic() - began < 3 * RECOVERY:
+            time.sleep(0.01)
+        self.report.adoptions += len(over)
+        self.report.adopted = max(self.report.adopted, time.monotonic() - began)
+
+    def round(self) -> None:
+        """Submit and cancel, have a kill fall somewhere in between or later, start again."""
+        wishes = self.wishes()
+        victim = self.dice.choice(VICTIMS)
+        strike = threading.Timer(self.dice.uniform(0.0, self.pause), self.strike, (victim,))
+        strike.start()
+        unheard = [line for line in wishes if not self.ask(line)]
+        strike.join()
+        if victim != "step":
+            self.server.kill()
+            self.start(wait=self.dice.random() < 0.7)
+        for line in unheard:
+            self.insist(line)
+
+    def wishes(self) -> list[str]:
+        """What is asked for next."""
+        going = [name for name in self.jobs if not _ended(self.server.workspace, name)]
+        tuning = [name for name in going if self.jobs[name].startswith("chat")]
+        new = [self.dice.choice(TUNING)] if len(tuning) < self.tuning else []
+        room = self.crowd - (len(going) - len(tuning))
+        new += [self.dice.choice(KINDS) for _ in range(min(room, self.dice.randrange(3)))]
+        lines = []
+        for kind in new:
+            name = f"p{len(self.jobs)}"
+            self.jobs[name] = kind
+            lines.append(f"submit {name} {kind}")
+        for name in going:
+            if self.jobs[name].endswith("canceled") and self.dice.random() < 0.4:
+                lines.append(f"cancel {name}")
+        return lines
+
+    def ask(self, line: str) -> bool:
+        """Give a command; whether it was heard. What is refused, or fails, is a fault."""
+        try:
+            return self.server.ask(line)
+        except FineryError as error:
+            self.report.faults.append(f"{line}: {error}")
+            return True
+
+    def insist(self, line: str) -> None:
+        """Give a command until it is acknowledged."""
+        while not self.ask(line):
+            self.server.kill()
+            self.start(wait=False)
+
+    def strike(self, victim: str) -> None:
+        """Kill the server, a process of a step, or both."""
+        if victim != "step":
+            os.kill(self.server.pid, signal.SIGKILL)
+        if victim != "server" and not self.kill_a_step():
+            if victim == "step":
+                return  # there was none
+            victim = "server"
+        self.report.kills[victim] += 1
+
+    def kill_a_step(self) -> bool:
+        """End the entry or the command of a step that runs; whether there was one."""
+        running = [
+            folder
+            for folder in running_attempts(self.server.workspace)
+            if self.killed[folder.parent.name] < MOST_STEP_KILLS
+        ]
+        if not running:
+            return False
+        folder = self.dice.choice(running)
+        about = folder / process.PROCESS
+        carriers = process.carriers(read_json(about)["token"]) if about.exists() else []
+        if not carriers:
+            return False
+        self.killed[folder.parent.name] += 1
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.dice.choice(carriers).pid, signal.SIGKILL)
+            return True
+        return False
+
+    def finish(self) -> Report:
+        """Let everything end, and look at what is left."""
+        report, workspace = self.report, self.server.workspace
+        self.server.kill()
+        self.start(wait=True)
+        began = time.monotonic()
+        for name, kind in self.jobs.items():
+            if kind.endswith("canceled"):
+                self.insist(f"cancel {name}")
+        for name in self.jobs:
+            _wait(workspace, name, 300)
+        report.last, report.slowest = time.monotonic() - began, self.server.slowest
+        self.server.kill()
+        for name, kind in self.jobs.items():
+            report.faults += faults_of(workspace, name, kind)
+            report.states[f"{kind} {service.get(workspace, name).status}"] += 1
+            report.attempts += sum(j.attempts for j in service.find(workspace, parent=name)[0])
+        report.faults += leftovers(workspace) + weights_differ(workspace, self.jobs)
+        slowest = max(report.slowest, report.adopted)
+        if slowest > RECOVERY:
+            report.faults.append(f"a recovery took {slowest:.1f} s")
+        return report
 
 
 def prove(kills: int, seed: int, folder: Path) -> Report:
-    """Run pipelines under `kills` kills and look at what is left."""
-    dice = random.Random(seed)  # noqa: S311
-    workspace = open_workspace(folder / "service")
-    server, report = Server(folder / "service"), Report()
-    jobs: dict[str, str] = {}
-    killed: Counter[str] = Counter()
+    """Run pipelines of commands on the small server under `kills` kills."""
+    server = JobsServer(folder / "service")
     server.start()
-    while sum(report.kills.values()) < kills:
-        for _ in range(dice.randrange(1, 4)):
-            name, kind = f"p{len(jobs)}", dice.choice(KINDS)
-            jobs[name] = kind
-            _insist(server, f"submit {name} {kind}")
-        if canceled := [n for n, kind in jobs.items() if kind == "canceled"]:
-            _insist(server, f"cancel {dice.choice(canceled)}")
-        time.sleep(dice.uniform(0.0, 1.2))
-        victim = dice.choice(VICTIMS)
-        report.kills[victim] += 1
-        if victim != "step":
-            server.kill()
-        if victim != "server":
-            _kill_a_step(workspace, dice, killed)
-        if victim != "step":
-            server.start()
-    server.kill()
+    return _run(Trial(server, random.Random(seed), 0, 6, 1.2), kills)  # noqa: S311
+
+
+def prove_real(
+    kills: int, seed: int, folder: Path, *, kit: Path = KIT, tracking: bool = True, tuning: int = 2
+) -> Report:
+    """Run pipelines on the real service under `kills` kills."""
+    server = RealServer(folder, kit, {"tracking": tracking})
     server.start()
-    began = time.monotonic()
-    for name, kind in jobs.items():
-        if kind == "canceled":
-            _insist(server, f"cancel {name}")
-        _wait(workspace, name, 300)
-    report.last, report.slowest = time.monotonic() - began, server.slowest
-    server.kill()
-    for name, kind in jobs.items():
-        report.faults += faults_of(workspace, name, kind)
-        report.states[service.get(workspace, name).status] += 1
-    report.faults += leftovers(workspace)
-    workspace.store.engine.dispose()
+    server.prepare()
+    try:
+        return _run(Trial(server, random.Random(seed), tuning, 3, 3.0), kills)  # noqa: S311
+    finally:
+        server.end_all()
+
+
+def _run(trial: Trial, kills: int) -> Report:
+    told = 0
+    while trial.report.kills.total() < kills:
+        trial.round()
+        if trial.report.kills.total() >= told + 10:
+            told = trial.report.kills.total()
+            print(f"{told} kills, {len(trial.jobs)} jobs", file=sys.stderr, flush=True)
+    report = trial.finish()
+    trial.server.workspace.store.engine.dispose()
     return report
-
-
-def _insist(server: Server, line: str) -> None:
-    """Give a command until it is acknowledged."""
-    while not server.ask(line):
-        server.kill()
-        server.start()
-
-
-def _kill_a_step(workspace: Workspace, dice: random.Random, killed: Counter[str]) -> None:
-    """End the entry or the command of a step that runs."""
-    running = [f for f in workspace.jobs.glob("*/*/*") if process.is_running(f)]
-    running = [f for f in running if killed[f.parent.name] < MOST_STEP_KILLS]
-    if not running:
-        return
-    folder = dice.choice(running)
-    killed[folder.parent.name] += 1
-    token = (
-        read_json(folder / process.PROCESS)["token"] if (folder / process.PROCESS).exists() else ""
-    )
-    carriers = process.carriers(token) if token else []
-    if carriers:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(dice.choice(carriers).pid, signal.SIGKILL)
 
 
 def _wait(workspace: Workspace, name: str, seconds: float) -> Job:
@@ -179,60 +267,13 @@ def _wait(workspace: Workspace, name: str, seconds: float) -> Job:
     return job
 
 
-def faults_of(workspace: Workspace, name: str, kind: str) -> list[str]:
-    """What is wrong with a job and its steps."""
-    job = service.get(workspace, name)
-    faults = []
-    if job.status not in TERMINAL:
-        faults.append(f"{name} ({kind}) has not ended: {job.status}")
-    if job.status != EXPECTED.get(kind, job.status):
-        faults.append(f"{name} ({kind}) ended as {job.status}: {job.error}")
-    steps = service.find(workspace, parent=name)[0]
-    if job.status == "Completed":
-        final = workspace.job_outputs(name) / "final" / "f"
-        if not final.exists() or final.read_text() != "a\nb\nc\n":
-            faults.append(f"{name} completed without its output")
-    for step in steps:
-        faults += _faults_of_step(workspace, name, step)
-    log = service.log_files(workspace, name)
-    if log:
-        own = [x.partition("Z ")[2] for x in log[0].path.read_text().splitlines() if x[:1] != "["]
-        faults += [f"{name} says twice: {x}" for x, n in Counter(own).items() if x and n > 1]
-    return faults
-
-
-def _faults_of_step(workspace: Workspace, name: str, step: Job) -> list[str]:
-    where = f"{name}.{step.step_path}"
-    faults = []
-    if step.status not in TERMINAL:
-        faults.append(f"{where} has not ended: {step.status}")
-    ends = [read_json(path) for path in (workspace.jobs / name / step.name).glob("*/exit.json")]
-    completed = sum(end["returncode"] == 0 and not end["stopped"] for end in ends)
-    if completed > 1:
-        faults.append(f"{where} completed {completed} times")
-    if step.status == "Completed" and completed != 1:
-        faults.append(f"{where} is said to have completed, and did not")
-    return faults
-
-
-def leftovers(workspace: Workspace) -> list[str]:
-    """Processes and claims that nobody gave back."""
-    with workspace.store.read() as connection:
-        claims = connection.execute(sa.select(leases.c.job)).scalars().all()
-        tokens = connection.execute(sa.select(attempts.c.token, attempts.c.outcome)).all()
-    found = [f"{job} still holds its devices" for job in claims]
-    found += [f"an attempt has no outcome: {token}" for token, outcome in tokens if not outcome]
-    found += [f"{token} still runs" for token, _ in tokens if process.carriers(token)]
-    return found
-
-
-def sweep(folder: Path, points: list[tuple[int, str]]) -> tuple[list[str], int]:
+def sweep(folder: Path, points: Sequence[tuple[int, str]]) -> tuple[list[str], int]:
     """Kill a server at each of `points` of one pipeline's life; faults, and deaths that came.
 
     A point that the pipeline never reaches kills nobody; after several of those it is over.
     """
     workspace = open_workspace(folder / "service")
-    server = Server(folder / "service")
+    server = JobsServer(folder / "service")
     faults: list[str] = []
     deaths = missed = 0
     for at, moment in points:
@@ -251,8 +292,9 @@ def sweep(folder: Path, points: list[tuple[int, str]]) -> tuple[list[str], int]:
             deaths, missed = deaths + 1, 0
         server.kill()
         server.start()
-        if not acknowledged:
-            _insist(server, f"submit {name} good")
+        while not acknowledged and not server.ask(f"submit {name} good"):
+            server.kill()
+            server.start()
         _wait(workspace, name, 120)
         server.kill()
         found = faults_of(workspace, name, "good") + leftovers(workspace)
@@ -267,20 +309,36 @@ def _ended(workspace: Workspace, name: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Kill, look, report; 1 when something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kit", type=Path, default=KIT, help="the data kit")
+    parser.add_argument("--no-tracking", action="store_true", help="without MLflow")
+    parser.add_argument("--small", action="store_true", help="the small server of jobs instead")
     parser.add_argument("--sweep", action="store_true", help="every point of one pipeline instead")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        if given.sweep:
-            points = [(at, m) for at in range(1, MOST_POINTS) for m in ("before", "after")]
-            faults, deaths = sweep(Path(folder), points)
-            print(f"{deaths} deaths\n" + ("\n".join(faults) or "every state right"))
-            return 1 if faults else 0
-        report = prove(given.kills, given.seed, Path(folder))
+    folder = Path(tempfile.mkdtemp(prefix="finery-chaos-"))
+    began = time.monotonic()
+    if given.sweep:
+        points = [(at, m) for at in range(1, MOST_POINTS) for m in ("before", "after")]
+        faults, deaths = sweep(folder, points)
+        print(f"{deaths} deaths\n" + ("\n".join(faults) or "every state right"))
+    else:
+        if given.small:
+            report = prove(given.kills, given.seed, folder)
+        else:
+            tracking = not given.no_tracking
+            report = prove_real(given.kills, given.seed, folder, kit=given.kit, tracking=tracking)
+        faults = report.faults
         print(report)
-        return 1 if report.faults else 0
+    print(f"{time.monotonic() - began:.0f} s in all")
+    if faults:
+        print(f"what there was: {folder}")
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

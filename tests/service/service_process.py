@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finery.service.certificates import files_in
 from finery.service.environment import variables
 from finery.service.running import Running, last_running, running_service
 
@@ -55,6 +57,12 @@ class Service:
     @property
     def http_url(self) -> str:
         return self.running.http_url
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """With which a plain client believes the service's certificate."""
+        authority = files_in(self.folder / "certificates").authority
+        return ssl.create_default_context(cafile=str(authority))
 
     @property
     def environment(self) -> dict[str, str]:

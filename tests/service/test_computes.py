@@ -6,6 +6,7 @@ import pytest
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import AmlCompute, ComputeInstance
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from job_runs import submitted, wait_for
 
 
 def cluster(name: str, **settings: object) -> AmlCompute:
@@ -91,3 +92,21 @@ def test_nodes_and_usage_answer(client: MLClient) -> None:
     assert "idle" in vars(node).values()  # the SDK's own attribute stays empty since 1.35
     usage = {item.name["value"]: item for item in client.compute.list_usage()}
     assert usage["vCPUs"].limit >= 1
+
+
+def test_what_runs_on_a_cluster_is_seen_on_its_node_and_in_the_usage(client: MLClient) -> None:
+    client.compute.begin_create_or_update(cluster("busy", size="Standard_local")).wait()
+    assert node_words(client) >= {"idle"}
+    job = submitted(client, "sleep 60", compute="busy")
+    assert wait_for(client, job.name, "Running") == "Running"
+    assert node_words(client) >= {"running", job.name}
+    used = {one.name["value"]: vars(one) for one in client.compute.list_usage()}
+    assert 1 in used["vCPUs"].values()  # a command has one core
+    client.jobs.begin_cancel(job.name).result()
+    assert node_words(client) >= {"idle"}
+
+
+def node_words(client: MLClient) -> set[object]:
+    """What the SDK holds of the only node, under whatever attributes."""
+    (node,) = client.compute.list_nodes("busy")
+    return {value for value in vars(node).values() if isinstance(value, str)}

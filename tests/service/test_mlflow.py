@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import httpx
 import mlflow
@@ -129,8 +132,8 @@ def test_a_steps_token_opens_nothing_but_tracking(service: Service, workspace: W
     token = tracking.step_environment(workspace, "x", "x", "")["MLFLOW_TRACKING_TOKEN"]
     headers = {"Authorization": f"Bearer {token}"}
     group = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices"
-    answer = httpx.get(f"{service.http_url}{group}/workspaces/w", headers=headers)
-    assert answer.status_code == 401
+    with httpx.Client(base_url=service.url, verify=service.trust, headers=headers) as doors:
+        assert doors.get(f"{group}/workspaces/w").status_code == 401
     assert httpx.get(f"{service.http_url}/mlflow/health", headers=headers).status_code == 200
 
 
@@ -176,10 +179,67 @@ def test_mlflow_outlives_a_killed_service_comes_back_when_killed_and_ends_with_d
     assert mlflow_processes(own) == set()
 
 
+def test_a_service_starts_in_a_shell_that_was_pointed_at_another(
+    service: Service, tmp_path: Path
+) -> None:
+    """What it starts asks nobody else: MLflow's plugin for Azure does as it is loaded."""
+    stale = {**service.environment, "ARM_CLOUD_METADATA_URL": "https://localhost:1/metadata"}
+    own = Service(tmp_path, stale)
+    try:
+        assert answers(own.start())
+        for pid in mlflow_processes(own):
+            assert "MSI_SECRET" not in psutil.Process(pid).environ()
+    finally:
+        own.stop()
+
+
 def test_nobody_reaches_mlflow_without_a_token(service: Service) -> None:
     assert httpx.get(f"{service.http_url}/mlflow/").status_code == 401
     place = "/mlflow/signed/9999999999/forged/api/2.0/mlflow-artifacts/artifacts"
     assert httpx.get(f"{service.http_url}{place}").status_code == 401
+
+
+@pytest.mark.parametrize("up", ["..", "%2e%2e", "artifacts/.."])
+def test_a_signed_address_opens_artifacts_and_nothing_above_them(
+    service: Service, workspace: Workspace, up: str
+) -> None:
+    query = parse_qs(identity.sign_query(workspace, "/mlflow/signed"))
+    folder = f"/mlflow/signed/{query['se'][0]}/{query['sig'][0]}/api/2.0/mlflow-artifacts"
+    raw = http.client.HTTPConnection("127.0.0.1", service.running.http_port)  # tidies no path
+    with contextlib.closing(raw):
+        raw.request("GET", f"{folder}/{up}/mlflow/experiments/get?experiment_id=0")
+        answer = raw.getresponse()
+        assert (answer.status, b"not a plain one" in answer.read()) == (404, True)
+
+
+@pytest.mark.parametrize("odd", ["/mlflow//health", "/mlflow/a%00b", "/mlflow/a%3Fb%23c"])
+def test_an_odd_address_is_no_failure_of_ours(
+    service: Service, workspace: Workspace, odd: str
+) -> None:
+    headers = {"Authorization": f"Bearer {identity.mint(workspace, identity.TRACKING)}"}
+    assert httpx.get(f"{service.http_url}{odd}", headers=headers).status_code < 500
+
+
+def test_a_page_of_another_port_cannot_use_the_browsers_session(
+    service: Service, workspace: Workspace
+) -> None:
+    """Cookies know hosts, no ports: any server on this machine is the same site."""
+    port = service.running.port
+    headers = {"Cookie": f"finery-{port}={identity.mint(workspace, identity.BROWSER)}"}
+    place = f"{service.http_url}/mlflow/api/2.0/mlflow/experiments/create"
+    for origin in ({"Origin": "http://127.0.0.1:1"}, {}):
+        answer = httpx.post(place, headers=headers | origin, json={"name": "forged"})
+        assert answer.status_code == 403
+    own = httpx.post(
+        place, headers=headers | {"Origin": service.http_url}, json={"name": f"own-{port}"}
+    )
+    assert own.status_code == 200, own.text
+
+
+def test_the_database_of_mlflow_is_in_no_list_of_processes(service: Service) -> None:
+    """It may be an address with a password."""
+    for pid in mlflow_processes(service):
+        assert "sqlite" not in " ".join(psutil.Process(pid).cmdline())
 
 
 def test_the_pages_of_mlflow_are_served(service: Service, workspace: Workspace) -> None:

@@ -90,15 +90,30 @@ def test_two_services_on_one_folder_refuse_each_other(started: Service) -> None:
 def test_a_killed_service_starts_again_where_it_was(started: Service) -> None:
     before = started.running
     body = {"properties": {"computeType": "AmlCompute", "properties": {"vmSize": "Standard_D2_v2"}}}
-    place = f"{before.http_url}{GROUP}/workspaces/w/computes/kept"
+    place = f"{before.url}{GROUP}/workspaces/w/computes/kept"
     settings = load_settings(started.folder, {"port": before.port})
     workspace = Workspace(started.folder, settings, connect("sqlite://"))
     headers = {"Authorization": f"Bearer {identity.mint(workspace, identity.FINERY)}"}
-    assert httpx.put(place, json=body, headers=headers).status_code == 200
+    with httpx.Client(verify=started.trust, headers=headers) as http:
+        assert http.put(place, json=body).status_code == 200
     started.kill()
     started.start()
     assert (started.running.port, started.running.http_port) == (before.port, before.http_port)
-    assert httpx.get(place, headers=headers).json()["name"] == "kept"
+    with httpx.Client(verify=started.trust, headers=headers) as http:
+        assert http.get(place).json()["name"] == "kept"
+
+
+def test_plain_http_takes_no_token_of_a_person_and_answers_under_its_own_name(
+    service: Service,
+) -> None:
+    """Whoever takes the port while the service is down would get the token."""
+    for path in (f"{GROUP}/workspaces/w", "/msi/token", "/_blob.blob.local/azureml", "/discovery"):
+        answer = httpx.get(f"{service.http_url}{path}")
+        assert answer.status_code == 403, path
+        assert service.url in answer.json()["error"]["message"]
+    healthz = f"{service.http_url}/healthz"
+    assert httpx.get(healthz, headers={"Host": "localhost"}).status_code == 200
+    assert httpx.get(healthz, headers={"Host": "evil.example"}).status_code == 403
 
 
 def test_a_port_that_is_taken_is_named(home: Path) -> None:
@@ -206,9 +221,9 @@ def test_a_page_in_the_owners_browser_gets_no_token(
     service: Service, headers: dict[str, str]
 ) -> None:
     asked = {"resource": "https://management.azure.com"}
-    place = f"{service.http_url}/msi/token"
-    assert httpx.post(place, data=asked).status_code == 200
-    assert httpx.post(place, data=asked, headers=headers).status_code == 403
+    with httpx.Client(base_url=service.url, verify=service.trust) as http:
+        assert http.post("/msi/token", data=asked).status_code == 200
+        assert http.post("/msi/token", data=asked, headers=headers).status_code == 403
 
 
 def test_stray_azure_credentials_do_not_get_in_the_way(service: Service, tmp_path: Path) -> None:
@@ -254,6 +269,7 @@ def test_doctor_names_a_bundle_that_was_damaged(started: Service) -> None:
 
 def test_keys_are_in_no_log(service: Service) -> None:
     key = service.environment["MSI_SECRET"]
-    httpx.get(f"{service.http_url}/msi/token", headers={"secret": key}, params={"resource": "x"})
+    with httpx.Client(base_url=service.url, verify=service.trust) as http:
+        http.get("/msi/token", headers={"secret": key}, params={"resource": "x"})
     httpx.get(f"{service.http_url}/login?sig={key}")
     assert key not in service.log

@@ -6,7 +6,7 @@ properties (azureml/asset_bodies.py).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -18,11 +18,10 @@ from finery.azureml.asset_bodies import name_body, read_version, version_body
 from finery.azureml.errors import error_response
 from finery.azureml.registration import completed
 from finery.azureml.scope import REGISTRY, WORKSPACE, TargetDep, WorkspaceDep, paged
-from finery.azureml.wire import mapping, text, texts
+from finery.azureml.wire import list_view, mapping, text, texts, whole_number
 from finery.errors import Fault, InputError
 from finery.workspace import assets
 from finery.workspace.asset import PathChangedError
-from finery.workspace.assets import Archived
 from finery.workspace.references import KINDS
 
 # The sentence by which the SDK knows that a version has other files (its ASSET_PATH_ERROR).
@@ -60,7 +59,7 @@ _VERSION, _REGISTRY_VERSION = _bases("/{name}/versions/{version}")
 
 View = Annotated[str, Query(alias="listViewType")]
 Top = Annotated[int | None, Query(alias="$top", ge=1)]
-Skip = Annotated[str, Query(alias="$skip")]
+Skip = Annotated[str, Query(alias="$skip")]  # the token of the page before
 Sent = Annotated[dict[str, Any], Body()]
 
 
@@ -73,11 +72,11 @@ def list_names(
     workspace: WorkspaceDep,
     view: View = "ActiveOnly",
     top: Top = None,
-    skip: Skip = "",
+    skip: Skip = "0",
 ) -> dict[str, Any]:
     """The names of a kind."""
-    every = assets.names(workspace, kind, target.registry, archived=_archived(view))
-    start, size = _start(skip), min(top or _PAGE, _PAGE)
+    every = assets.names(workspace, kind, target.registry, archived=list_view(view))
+    start, size = whole_number(skip, "$skip"), min(top or _PAGE, _PAGE)
     page = [name_body(target, name) for name in every[start : start + size]]
     # $top bounds the whole answer, as in Azure; without it the pages go on to the end.
     more = top is None and len(every) > start + size
@@ -130,7 +129,7 @@ def list_versions(
     order: Annotated[str, Query(alias="$orderBy")] = "createdtime desc",
     view: View = "ActiveOnly",
     top: Top = None,
-    skip: Skip = "",
+    skip: Skip = "0",
     content_hash: Annotated[str, Query(alias="hash")] = "",
     hash_version: Annotated[str, Query(alias="hashVersion")] = "",
     stage: str = "",
@@ -149,13 +148,13 @@ def list_versions(
                 if not hash_version or asset.properties.get("hash_version") == hash_version
             ]
         )
-    start, size = _start(skip), min(top or _PAGE, _PAGE)
+    start, size = whole_number(skip, "$skip"), min(top or _PAGE, _PAGE)
     found = assets.versions(
         workspace,
         kind,
         target.registry,
         name,
-        archived=_archived(view),
+        archived=list_view(view),
         newest_first=_newest_first(order),
         limit=size + 1,
         offset=start,
@@ -207,15 +206,6 @@ def delete_version(
     return Response(status_code=200 if gone else 204)
 
 
-def _archived(view: str) -> Archived:
-    """The SDK sends the value of its enumeration, or, in one release, the enumeration's name."""
-    word = view.rpartition(".")[2].replace("_", "").lower()
-    words = {"activeonly": "active", "archivedonly": "archived", "all": "all"}
-    if word not in words:
-        raise InputError([Fault("listViewType", repr(view), "ActiveOnly, ArchivedOnly or All")])
-    return cast(Literal["active", "archived", "all"], words[word])
-
-
 def _newest_first(order: str) -> bool:
     words = order.lower().split()
     if words[:1] not in (["createdtime"], ["createdat"]) or words[1:] not in (
@@ -225,12 +215,6 @@ def _newest_first(order: str) -> bool:
     ):
         raise InputError([Fault("$orderBy", repr(order), "createdtime desc or createdtime asc")])
     return words[1:] == ["desc"]
-
-
-def _start(skip: str) -> int:
-    if skip and not (skip.isascii() and skip.isdigit()):
-        raise InputError([Fault("$skip", repr(skip), "the token of the page before")])
-    return int(skip or 0)
 
 
 def _next(request: Request, start: int) -> str:

@@ -51,7 +51,8 @@ def signed_container(workspace: Workspace, container: str, *, writable: bool) ->
 def may_use(container: str, request: Request, workspace: WorkspaceDep) -> None:
     """Refuse a caller without a token for storage or a signature for the container."""
     if not request.query_params.get("sig"):
-        identity.verify(workspace, bearer(request), identity.audiences(workspace))
+        allowed = identity.audiences(workspace) | {identity.STORAGE}
+        identity.verify(workspace, bearer(request), allowed)
         return
     path, query = f"{ROOT}/{container}", request.query_params
     if request.method in ("GET", "HEAD"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 
 from finery.azureml.scope import WorkspaceDep
 from finery.errors import Fault, InputError
+from finery.jobs import service
 from finery.workspace import identity
+from finery.workspace.errors import UnauthenticatedError
 from finery.workspace.identity import HALF_A_DAY, LOGIN
 from finery.workspace.place import Workspace
 
@@ -39,3 +43,24 @@ def login(request: Request, workspace: WorkspaceDep) -> Response:
         secure=request.url.scheme == "https",
     )
     return response
+
+
+SIGNED_OUT = (
+    "<!doctype html><title>finery</title><p>This browser is not signed in. Open the address that "
+    "<code>finery up</code> prints, then come back to this page.</p>"
+)
+
+
+@router.get("/studio/{page:path}")
+def studio(page: str, request: Request, workspace: WorkspaceDep) -> Response:
+    """Where the links of jobs lead: to the run in MLflow, for a browser that is signed in."""
+    try:
+        session = request.cookies.get(cookie(workspace), "")
+        identity.verify(workspace, session, {identity.BROWSER})
+    except UnauthenticatedError:
+        return HTMLResponse(SIGNED_OUT, status_code=401)
+    kind, _, name = page.partition("/")
+    if kind != "jobs" or not name:
+        return RedirectResponse("/mlflow/", status_code=303)
+    run = service.get(workspace, name.strip("/")).name
+    return RedirectResponse(f"/mlflow/#/runs/{quote(run, safe='')}", status_code=303)

@@ -6,7 +6,7 @@ from fastapi import Request
 
 from finery.azureml import browser
 from finery.workspace import identity
-from finery.workspace.errors import UnauthenticatedError
+from finery.workspace.errors import ForbiddenError, UnauthenticatedError
 from finery.workspace.place import Workspace
 
 # Routes that take no bearer token, by path template ("*" at the end: and all below), each with
@@ -15,6 +15,7 @@ OPEN = {
     "/metadata/endpoints": "public: addresses, no data; asked for before there is a token",
     "/discovery": "public: one address; the SDK sends no token",
     "/msi/token": "the secret header, or the socket's owner (azureml/tokens.py)",
+    "/studio/*": "says nothing without the cookie of a signed address (azureml/browser.py)",
     "/login": "a signed address (azureml/browser.py)",
     "/healthz": "public: says that the service is up, nothing else",
     "/_blob.blob.local/*": "a token for storage or a signed address (azureml/blobs.py)",
@@ -22,6 +23,8 @@ OPEN = {
     "/mlflow/signed/*": "a signed address (azureml/tracking.py)",
     "/endpoints/*": "the key or token of the endpoint (azureml/scoring.py, openai/)",
 }
+
+READING = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 
 
 def is_open(template: str) -> bool:
@@ -41,11 +44,22 @@ async def the_caller(request: Request) -> None:
     session = request.cookies.get(browser.cookie(workspace))
     if session and template.startswith(browser.PAGES) and "authorization" not in request.headers:
         claims = identity.verify(workspace, session, {identity.BROWSER})
+        _refuse_other_pages(request)
     else:
         allowed = identity.audiences(workspace)
         allowed |= {identity.TRACKING} if template.startswith("/mlflow") else set()
         claims = identity.verify(workspace, bearer(request), allowed)
     request.state.caller = claims.subject
+
+
+def _refuse_other_pages(request: Request) -> None:
+    """Raise ForbiddenError for what a page of another origin asks the owner's browser to do.
+
+    To cookies every port of a host is the same site, and MLflow cannot tell: it stands behind us.
+    """
+    origin = request.headers.get("origin")
+    if request.method not in READING and origin != f"{request.url.scheme}://{request.url.netloc}":
+        raise ForbiddenError(f"A page of {origin or 'nowhere'} may change nothing here.")
 
 
 def bearer(request: Request) -> str:

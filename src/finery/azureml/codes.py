@@ -14,6 +14,7 @@ from fastapi import APIRouter
 from finery.azureml.blobs import ROOT, signed_container
 from finery.azureml.scope import REGISTRY, WORKSPACE, Target, TargetDep, WorkspaceDep
 from finery.workspace import assets, blobs
+from finery.workspace.asset import Asset, check_asset
 from finery.workspace.errors import ConflictError, NotFoundError
 from finery.workspace.place import Workspace
 from finery.workspace.references import KINDS
@@ -43,6 +44,7 @@ def upload_place(
 
     The files of a version never change, and the SDK goes on without an upload.
     """
+    check_asset(Asset(kind, target.registry, name, version))
     if assets.find(workspace, kind, target.registry, name, version):
         raise ConflictError(f"The {kind} {name}, version {version}, exists already.")
     container = upload_container(kind, target.registry, name, version)

@@ -7,6 +7,7 @@ from typing import Any
 
 from finery.errors import Fault
 from finery.jobs.declared import compute_name, count_of, seconds_of, unknown_names
+from finery.jobs.ignored import environment_of, ignored, notes
 from finery.jobs.nodes import text_of
 from finery.jobs.spec import JobSpec, Output, StepSpec
 
@@ -38,6 +39,8 @@ def command_step(job: JobSpec, properties: Mapping[str, Any], faults: list[Fault
         process_count=count_of(_text(processes), "distribution.processCountPerInstance", faults),
         timeout_seconds=seconds_of(_text(limits.get("timeout")), "limits.timeout", faults),
         deterministic=False,  # who submits a command wants it to run
+        environment=environment_of(properties),
+        notes=notes(ignored(properties)),
     )
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 
 from finery.azureml.scope import PROVIDER, WORKSPACE, Target, TargetDep, WorkspaceDep, paged
 from finery.errors import Fault, InputError
+from finery.jobs.capacity import in_use, running_on
 from finery.workspace import computes
 from finery.workspace.computes import KIND, Compute
 from finery.workspace.sizes import LOCAL, every_size, this_machine
@@ -68,8 +69,12 @@ def delete(name: str, workspace: WorkspaceDep) -> Response:
 def nodes(name: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """The machines of a compute: this one."""
     computes.get(workspace, name)
-    node = {"nodeId": "localhost", "privateIpAddress": "127.0.0.1", "nodeState": "idle"}
-    return {"nodes": [node]}
+    here = {"nodeId": "localhost", "privateIpAddress": "127.0.0.1"}
+    running = running_on(workspace, name)
+    if not running:
+        return {"nodes": [{**here, "nodeState": "idle"}]}
+    # One machine may run several steps of a compute; a node has one run.
+    return {"nodes": [{**here, "nodeState": "running", "runId": job} for job in running]}
 
 
 @router.post(COMPUTE + "/start")
@@ -109,10 +114,12 @@ def sizes() -> dict[str, Any]:
 def usages(sub: str, location: str, workspace: WorkspaceDep) -> dict[str, Any]:
     """How much of this machine there is, under Azure's words."""
     here = this_machine()
+    with workspace.store.read() as connection:
+        held = list(in_use(connection).values())
     counts = (
         ("computes", "Computes", len(computes.find(workspace)), 500),
-        ("vCPUs", "vCPUs of this machine", 0, here.vcpus),
-        ("gpus", "GPUs of this machine", 0, here.gpus),
+        ("vCPUs", "vCPUs of this machine", sum(one.cores for one in held), here.vcpus),
+        ("gpus", "GPUs of this machine", sum(len(one.gpus) for one in held), here.gpus),
     )
     base = f"/subscriptions/{sub}/providers/{PROVIDER}/locations/{location}/usages"
     return paged(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import threading
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from finery.azureml.scope import WORKSPACE, Target, TargetDep, WorkspaceDep, paged
-from finery.azureml.wire import mapping, moment, text, texts
+from finery.azureml.wire import mapping, moment, or_fault, text, texts
 from finery.endpoints import replicas, service
 from finery.endpoints.rules import MOST_INSTANCES
 from finery.endpoints.values import Deployment, Probe
@@ -20,13 +21,15 @@ from finery.workspace.place import Workspace
 from finery.workspace.references import resolve_input
 
 router = APIRouter()
-T = TypeVar("T")
 
 DEPLOYMENTS = WORKSPACE + "/onlineEndpoints/{endpoint}/deployments"
 DEPLOYMENT = DEPLOYMENTS + "/{name}"
 OPERATION = WORKSPACE + "/endpointOperations/{operation}"
 SOON = {"retry-after-ms": "200"}
 DEFAULT_TIMEOUT = 180.0  # Azure's is 5 s, and its longest 180 s: models on a CPU need the latter
+# What a change leaves is read before what it sends is written: two at once would lose one.
+MERGING = threading.Lock()
+MOST_LINES = 20_000  # of a log in one answer, which is made in memory
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
 
 
@@ -67,11 +70,12 @@ def update(
     workspace: WorkspaceDep,
 ) -> Response:
     """Change what is sent (mostly the number of instances) and leave the rest."""
-    present = service.deployment(workspace, endpoint, name).wire
-    merged = {**present, **body}
-    for key in ("properties", "sku"):
-        merged[key] = {**mapping(present, key), **mapping(body, key)}
-    return _put(endpoint, name, merged, request, target, workspace)
+    with MERGING:
+        present = service.deployment(workspace, endpoint, name).wire
+        merged = {**present, **body}
+        for key in ("properties", "sku"):
+            merged[key] = {**mapping(present, key), **mapping(body, key)}
+        return _put(endpoint, name, merged, request, target, workspace)
 
 
 @router.delete(DEPLOYMENT)
@@ -88,8 +92,8 @@ def logs(endpoint: str, name: str, body: dict[str, Any], workspace: WorkspaceDep
     service.deployment(workspace, endpoint, name)
     lines = body.get("tail")
     lines = 1000 if lines is None else lines
-    if not isinstance(lines, int) or isinstance(lines, bool) or lines < 0:
-        raise InputError([Fault("tail", repr(lines), "a number of lines")])
+    if not isinstance(lines, int) or isinstance(lines, bool) or not 0 <= lines <= MOST_LINES:
+        raise InputError([Fault("tail", repr(lines), f"a number of lines from 0 to {MOST_LINES}")])
     log = replicas.newest_log(workspace, endpoint, name)
     return {"content": replicas.tail(log, lines) if log else ""}
 
@@ -144,30 +148,21 @@ def _wanted(
     wanted = service.WantedDeployment(
         endpoint=endpoint,
         name=name,
-        model=_or_fault(faults, lambda: _model(workspace, text(properties, "model")), ""),
-        environment=_or_fault(faults, lambda: texts(properties, "environmentVariables"), {}),
+        model=or_fault(faults, lambda: _model(workspace, text(properties, "model")), ""),
+        environment=or_fault(faults, lambda: texts(properties, "environmentVariables"), {}),
         instance_count=mapping(body, "sku").get("capacity", 1),
         at_once=1 if at_once is None else at_once,
-        timeout_seconds=_or_fault(
+        timeout_seconds=or_fault(
             faults,
             lambda: _duration(settings, "requestSettings.requestTimeout", DEFAULT_TIMEOUT),
             DEFAULT_TIMEOUT,
         ),
-        probe=_or_fault(faults, lambda: _probe(probe), Probe()),
+        probe=or_fault(faults, lambda: _probe(probe), Probe()),
         wire=dict(body),
     )
     if faults := [*faults, *service.deployment_faults(wanted)]:
         raise InputError(faults, f"deployment {name}")
     return wanted
-
-
-def _or_fault(faults: list[Fault], read: Callable[[], T], otherwise: T) -> T:
-    """What `read` gives; where it is refused, the faults go to the others."""
-    try:
-        return read()
-    except InputError as error:
-        faults += error.faults
-        return otherwise
 
 
 def _refuse_what_is_not_here(properties: Mapping[str, Any]) -> None:

@@ -51,10 +51,11 @@ def update(
     endpoint: str, body: dict[str, Any], target: TargetDep, workspace: WorkspaceDep
 ) -> dict[str, Any]:
     """Change what is sent and leave the rest."""
-    present = _body(target, workspace, service.get(workspace, endpoint))
-    properties = {**present["properties"], **mapping(body, "properties")}
-    merged = {**present, **body, "properties": properties}
-    return _body(target, workspace, service.put(workspace, _wanted(endpoint, merged)))
+    with deployments.MERGING:
+        present = _body(target, workspace, service.get(workspace, endpoint))
+        properties = {**present["properties"], **mapping(body, "properties")}
+        merged = {**present, **body, "properties": properties}
+        return _body(target, workspace, service.put(workspace, _wanted(endpoint, merged)))
 
 
 @router.delete(ENDPOINT)

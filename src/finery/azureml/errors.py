@@ -66,7 +66,9 @@ def install(app: FastAPI) -> None:
 
     async def defect(request: Request, error: Exception) -> JSONResponse:
         reference = uuid.uuid4().hex[:12]
-        log.error("defect %s at %s", reference, request.url.path, exc_info=error)
+        # The route, not the address: that may carry a signature.
+        route = getattr(request.scope.get("route"), "path", "an unknown route")
+        log.error("defect %s at %s %s", reference, request.method, route, exc_info=error)
         text = f"finery failed; the service's log holds the cause under {reference}."
         return error_response(500, "InternalServerError", text)
 

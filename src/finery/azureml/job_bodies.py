@@ -20,6 +20,7 @@ from finery.jobs.check import check_spec
 from finery.jobs.declared import Lookup, compute_name, defaults, flat_inputs, lookup_in
 from finery.jobs.existence import missing
 from finery.jobs.expand import Expanded, expand
+from finery.jobs.ignored import job_notes
 from finery.jobs.nodes import read_inputs, read_nodes, read_outputs, text_of
 from finery.jobs.spec import JobSpec, Output, StepSpec
 from finery.workspace.errors import NotImplementedHereError
@@ -29,6 +30,7 @@ TYPES = {"pipeline": "Pipeline", "command": "Command", "finetuning": "FineTuning
 DATASTORE = "workspaceblobstore"  # where outputs go unless a job says otherwise
 # Settings of a pipeline that finery cannot follow; others that it does not know change nothing.
 REFUSED_SETTINGS = frozenset({"on_init", "on_finalize"})
+NOTES = "finery.notes"  # the property that repeats the notes of the log
 HEAD = frozenset({"name", "experiment", "display_name"})
 
 
@@ -57,7 +59,13 @@ def job_spec(workspace: Workspace, name: str, body: Mapping[str, Any]) -> JobSpe
         faults = [place_in_body(fault) for fault in faults]
     if faults:
         raise InputError(_unique(faults), subject=f"job {name}")
-    return job
+    return _with_notes(job)
+
+
+def _with_notes(job: JobSpec) -> JobSpec:
+    """The job with a property that says what it asks for without effect, if anything."""
+    said = " ".join(job_notes(job))
+    return replace(job, properties={**job.properties, NOTES: said}) if said else job
 
 
 def _refused(job: JobSpec, faults: list[Fault]) -> list[Fault]:

@@ -13,6 +13,7 @@ from finery.azureml.job_bodies import job_spec, properties_of, texts
 from finery.azureml.job_changes import same_request
 from finery.azureml.job_views import job_view
 from finery.azureml.scope import WORKSPACE, TargetDep, WorkspaceDep, paged
+from finery.azureml.wire import list_view, or_fault, said_text, whole_number
 from finery.errors import Fault, InputError
 from finery.jobs import service
 from finery.jobs.job import Job
@@ -22,7 +23,6 @@ from finery.workspace.place import Workspace
 router = APIRouter()
 
 JOBS = WORKSPACE + "/jobs"
-VIEWS = {"activeonly": "active", "archivedonly": "archived", "all": "all"}
 PAGE, LARGEST_PAGE = 50, 1000
 SOON = {"retry-after-ms": "200"}
 
@@ -50,13 +50,10 @@ def show(job: str, target: TargetDep, workspace: WorkspaceDep) -> dict[str, Any]
 def listing(request: Request, target: TargetDep, workspace: WorkspaceDep) -> dict[str, Any]:
     """The jobs that somebody submitted, newest first, a page at a time."""
     query = {key.lower(): value for key, value in request.query_params.items()}
-    archived = VIEWS.get(query.get("listviewtype", "ActiveOnly").rpartition(".")[2].lower())
-    if archived is None:
-        archived = "active"
     jobs, after = service.find(
         workspace,
         experiment=query.get("experimentname"),
-        archived=archived,
+        archived=list_view(query.get("listviewtype", "ActiveOnly")),
         limit=page_size(query.get("$top")),
         after=page_start(query.get("$skip")),
     )
@@ -95,18 +92,12 @@ def page_size(given: str | None) -> int:
     """How many things a page holds; raises InputError for what is no number."""
     if not given:
         return PAGE
-    if not (given.isascii() and given.isdigit() and int(given) > 0):
-        raise InputError([Fault("$top", repr(given), "a whole number of at least 1")])
-    return min(int(given), LARGEST_PAGE)
+    return min(whole_number(given, "$top", 1), LARGEST_PAGE)
 
 
 def page_start(given: str | None) -> int | None:
     """After which job a page begins; raises InputError for what no page has said."""
-    if not given:
-        return None
-    if not (given.isascii() and given.isdigit()):
-        raise InputError([Fault("$skip", repr(given), "what the page before gave for it")])
-    return int(given)
+    return whole_number(given, "$skip") if given else None
 
 
 def _find(workspace: Workspace, name: str) -> Job | None:
@@ -126,18 +117,21 @@ def _change(workspace: Workspace, job: Job, properties: Mapping[str, Any]) -> Jo
         )
     faults: list[Fault] = []
     tags = texts(properties.get("tags"), "tags", faults)
+    title = or_fault(faults, lambda: said_text(properties, "displayName"), None)
+    description = or_fault(faults, lambda: said_text(properties, "description"), None)
+    archived = properties.get("isArchived")
+    if archived is not None and not isinstance(archived, bool):
+        faults.append(Fault("isArchived", repr(archived), "true or false"))
     if faults:
         raise InputError(faults, subject=f"job {job.name}")
-    service.update(
+    return service.update(
         workspace,
         job.name,
         tags=tags if "tags" in properties else None,
-        display_name=properties.get("displayName"),
-        description=properties.get("description"),
+        display_name=title,
+        description=description,
+        archived=archived,
     )
-    if isinstance(properties.get("isArchived"), bool):
-        service.set_archived(workspace, job.name, properties["isArchived"])
-    return service.get(workspace, job.name)
 
 
 def _wanted(job: Job, query: Mapping[str, str]) -> bool:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import yaml
 
 from finery.errors import Fault, InputError
 from finery.jobs.lineage import lineage
 from finery.workspace import datastores, references
 from finery.workspace.asset import Asset
 from finery.workspace.errors import NotFoundError
+from finery.workspace.flavors import with_flavors
 from finery.workspace.place import Workspace
 from finery.workspace.references import AssetVersion, DatastorePath
-
-FLAVOR_TEXT = 2**20  # bytes; an MLmodel file is never this long
 
 
 def completed(workspace: Workspace, asset: Asset) -> Asset:
@@ -26,53 +20,23 @@ def completed(workspace: Workspace, asset: Asset) -> Asset:
 
     Data may be registered before its files exist, as in Azure ML; models and code may not.
     """
-    if asset.kind not in ("model", "code", "data"):
+    build = asset.spec.get("build") if asset.kind == "environment" else None
+    place = build["contextUri"] if build else asset.path
+    if asset.kind not in ("model", "code", "data") and not build:
         return asset
-    reference = references.parse(asset.path, "path")
+    reference = references.parse(place, "path")
     if isinstance(reference, AssetVersion):
-        raise InputError([Fault("path", asset.path, "files, not another asset")])
+        raise InputError([Fault("path", place, "files, not another asset")])
     path = references.locate(workspace, reference, "path")
-    if asset.kind == "data":
+    if asset.kind in ("data", "environment"):
         return asset
     if not path.exists():
         raise NotFoundError(f"There are no files at {asset.path}, so no {asset.kind} can be made.")
     if asset.kind == "code":
         return asset
-    asset = _with_flavors(asset, path)
+    asset = with_flavors(asset, path)
     job = _job_of(reference)
     return _with_lineage(workspace, asset, job) if job else asset
-
-
-def _with_flavors(asset: Asset, path: Path) -> Asset:
-    """The flavors that an MLflow model declares; refuses one that is no MLflow model."""
-    if asset.type != "mlflow_model":
-        return asset
-    file = path / "MLmodel"
-    if not file.is_file():
-        expected = "a folder with a file MLmodel"
-        remedy = "Register a model folder of Hugging Face as custom_model."
-        raise InputError([Fault("modelUri", asset.path, expected, remedy)])
-    if asset.spec.get("flavors") or file.stat().st_size > FLAVOR_TEXT:
-        return asset
-    try:
-        declared = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError([Fault(f"{asset.path}/MLmodel", "no YAML", "YAML", str(error))]) from None
-    flavors = declared.get("flavors") if isinstance(declared, Mapping) else None
-    if not isinstance(flavors, Mapping):
-        raise InputError([Fault(f"{asset.path}/MLmodel", "no flavors", "flavors of the model")])
-    wire = {str(name): {"data": _texts(flavor)} for name, flavor in flavors.items()}
-    return replace(asset, spec={**asset.spec, "flavors": wire})
-
-
-def _texts(flavor: Any) -> dict[str, str]:
-    """A flavor's settings as the wire holds them: text."""
-    if not isinstance(flavor, Mapping):
-        return {}
-    return {
-        str(key): value if isinstance(value, str) else json.dumps(value, default=str)
-        for key, value in flavor.items()
-    }
 
 
 def _job_of(reference: references.Reference) -> str:

@@ -21,12 +21,14 @@ from finery.azureml.run_views import (
     output_id,
     run_view,
 )
-from finery.azureml.scope import WORKSPACE, TargetDep, WorkspaceDep
+from finery.azureml.scope import WORKSPACE, Target, TargetDep, WorkspaceDep
+from finery.azureml.wire import or_fault, said_text
 from finery.errors import Fault, InputError
 from finery.jobs import service
 from finery.jobs.job import FINALIZING, Job
 from finery.workspace import identity, references
 from finery.workspace.errors import NotFoundError
+from finery.workspace.place import Workspace
 
 router = APIRouter()
 
@@ -111,26 +113,20 @@ def change(
     workspace: WorkspaceDep,
 ) -> dict[str, Any]:
     """Archive or restore a run, rename it, add tags or properties."""
-    job = service.get(workspace, run)
     faults: list[Fault] = []
-    tags = texts(body.get("tags"), "tags", faults)
-    properties = texts(body.get("properties"), "properties", faults)
+    said: dict[str, Any] = {
+        "tags": texts(body.get("tags"), "tags", faults),
+        "properties": texts(body.get("properties"), "properties", faults),
+        "display_name": or_fault(faults, lambda: said_text(body, "displayName"), None),
+        "description": or_fault(faults, lambda: said_text(body, "description"), None),
+    }
     hidden = body.get("hidden")
     if hidden is not None and not isinstance(hidden, bool):
         faults.append(Fault("hidden", repr(hidden), "true or false"))
     if faults:
         raise InputError(faults, subject=f"run {run}")
-    service.update(
-        workspace,
-        run,
-        tags={**job.tags, **tags} if tags else None,
-        properties={**job.properties, **properties} if properties else None,
-        display_name=body.get("displayName"),
-        description=body.get("description"),
-    )
-    if hidden is not None:
-        service.set_archived(workspace, run, hidden)
-    return show(run, request, target, workspace)
+    job = service.update(workspace, run, **said, archived=hidden, add=True)
+    return run_view(workspace, target, job, _agent(request))
 
 
 @router.post(HISTORY + "/rundata")
@@ -147,12 +143,7 @@ def data_addresses(
     body: dict[str, Any], target: TargetDep, workspace: WorkspaceDep
 ) -> dict[str, Any]:
     """Where outputs lie, by the ids that the run history gave them."""
-    return {
-        "values": {
-            asset: {"uri": output_uri(target, job, name), "type": job.outputs[name].get("type")}
-            for asset, job, name in _outputs(workspace, body)
-        }
-    }
+    return _addresses(workspace, target, body, "uri")
 
 
 @router.post("/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris")
@@ -160,12 +151,7 @@ def model_addresses(
     body: dict[str, Any], target: TargetDep, workspace: WorkspaceDep
 ) -> dict[str, Any]:
     """The same for outputs that are models."""
-    return {
-        "values": {
-            asset: {"path": output_uri(target, job, name), "type": job.outputs[name].get("type")}
-            for asset, job, name in _outputs(workspace, body)
-        }
-    }
+    return _addresses(workspace, target, body, "path")
 
 
 @router.get(ARTIFACTS + "/{run}/{log:path}")
@@ -207,9 +193,24 @@ def read(path: Path, size: int) -> Iterator[bytes]:
             yield piece
 
 
-def _outputs(workspace: Any, body: Mapping[str, Any]) -> Iterator[tuple[str, Job, str]]:
+def _addresses(
+    workspace: Workspace, target: Target, body: Mapping[str, Any], word: str
+) -> dict[str, Any]:
+    """Where each output of a request lies, under the word that its clients read."""
+    return {
+        "values": {
+            asset: {word: output_uri(target, job, name), "type": job.outputs[name].get("type")}
+            for asset, job, name in _outputs(workspace, body)
+        }
+    }
+
+
+def _outputs(workspace: Workspace, body: Mapping[str, Any]) -> Iterator[tuple[str, Job, str]]:
     """The job and output that each id of a request names; raises NotFoundError."""
-    for asset in body.get("values") or ():
+    values = body.get("values")
+    if not isinstance(values, list):
+        raise InputError([Fault("values", repr(values), "a list of ids of outputs")])
+    for asset in values:
         found = references.parse(str(asset), "values")
         if not isinstance(found, references.JobOutput):
             raise InputError([Fault("values", repr(asset), output_id("JOB", "OUTPUT"))])

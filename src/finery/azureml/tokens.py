@@ -23,9 +23,6 @@ from finery.workspace.place import Workspace
 from finery.workspace.settings import OWNER
 
 router = APIRouter()
-# A page of somebody else's in the owner's browser has the owner's sockets. What gives it away is
-# its origin, or, where its name was made to lead to this machine, that name.
-_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @router.get("/msi/token")
@@ -45,8 +42,10 @@ def by_secret(
 @router.post("/msi/token")
 async def by_socket(request: Request, workspace: WorkspaceDep) -> dict[str, str]:
     """A token for a process of the service's own user on this machine."""
-    by_browser = "origin" in request.headers or request.url.hostname not in _HERE
-    if by_browser or request.client is None or peer.owner(*request.client) != os.getuid():
+    # A page of somebody else's in the owner's browser has the owner's sockets. What gives it away
+    # is its origin, or its name.
+    by_browser = "origin" in request.headers or request.url.hostname not in peer.NAMES
+    if by_browser or _user_at_the_other_end(request) != os.getuid():
         text = (
             "Without MSI_SECRET, tokens are for processes of the service's own user on this "
             "machine. Take MSI_SECRET from `finery env`."
@@ -56,9 +55,16 @@ async def by_socket(request: Request, workspace: WorkspaceDep) -> dict[str, str]
     return _token(workspace, form.get("resource", [""])[0], OWNER)
 
 
+def _user_at_the_other_end(request: Request) -> int | None:
+    client, server = request.client, request.scope.get("server")
+    if client is None or server is None:
+        return None
+    return peer.owner((client.host, client.port), (server[0], server[1]))
+
+
 def _token(workspace: Workspace, resource: str, user: str) -> dict[str, str]:
     audience = resource.removesuffix("/.default").rstrip("/")
-    allowed = identity.audiences(workspace)
+    allowed = identity.audiences(workspace) | {identity.STORAGE}
     if audience not in allowed:
         expected = ", ".join(sorted(allowed))
         raise InputError([Fault("resource", repr(resource), f"one of {expected}")])

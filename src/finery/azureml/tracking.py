@@ -7,21 +7,25 @@ carries a signature, and back.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from starlette.background import BackgroundTask
 
+from finery.azureml.limits import MAX_BYTES
 from finery.azureml.scope import WorkspaceDep
+from finery.errors import Fault, InputError
 from finery.workspace import identity
-from finery.workspace.errors import NotFoundError
+from finery.workspace.errors import NotFoundError, UnavailableError
 from finery.workspace.place import Workspace
 from finery.workspace.tracking_part import Tracking
 
+log = logging.getLogger("finery.tracking")
 router = APIRouter()
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
@@ -90,12 +94,13 @@ def _signed_address(workspace: Workspace) -> bytes:
 
 async def _ask(request: Request, path: str) -> Response:
     """The whole answer to a request whose body may name our artifact addresses."""
-    body = _SIGNED_ADDRESS.sub(b"mlflow-artifacts:", await request.body())
+    body = _SIGNED_ADDRESS.sub(b"mlflow-artifacts:", await _whole(request))
     client = await _client(request)
     headers = {**_passed(request.headers), "content-length": str(len(body))}
-    answer = await client.request(
+    asked = client.build_request(
         request.method, _address(request, path), headers=headers, content=body
     )
+    answer = await _sent(client, asked, stream=False)
     kept = {k: v for k, v in _passed(answer.headers).items() if k != "content-encoding"}
     return Response(answer.content, answer.status_code, kept)
 
@@ -110,7 +115,7 @@ async def _pass_on(request: Request, path: str) -> Response:
         headers=_passed(request.headers),
         content=request.stream() if has_body else None,
     )
-    answer = await client.send(passed, stream=True)
+    answer = await _sent(client, passed, stream=True)
     return StreamingResponse(
         answer.aiter_raw(),
         answer.status_code,
@@ -119,8 +124,35 @@ async def _pass_on(request: Request, path: str) -> Response:
     )
 
 
+async def _sent(
+    client: httpx.AsyncClient, request: httpx.Request, *, stream: bool
+) -> httpx.Response:
+    """MLflow's answer, with `stream` its body still on the way."""
+    try:
+        return await client.send(request, stream=stream)
+    except httpx.TransportError as error:
+        log.warning("MLflow broke off: %r", error)
+        text = "MLflow's server went away. It is started again; try again in a moment."
+        raise UnavailableError(text) from None
+
+
+async def _whole(request: Request) -> bytes:
+    """The body; MLflow itself takes none that is longer than a fraction of this."""
+    body = bytearray()
+    async for data in request.stream():
+        body += data
+        if len(body) > MAX_BYTES:
+            expected = f"at most {MAX_BYTES // 2**20} MiB; log in smaller batches"
+            raise InputError([Fault("body", f"more than {MAX_BYTES} bytes", expected)])
+    return bytes(body)
+
+
 def _address(request: Request, path: str) -> httpx.URL:
-    return httpx.URL(path=f"/{path}", query=request.url.query.encode())
+    """The address on MLflow's server, below the very folder that the door was opened for."""
+    if not {".", ".."}.isdisjoint(path.split("/")):  # a signature is good for artifacts alone
+        raise NotFoundError(f"There is nothing at {request.url.path}: the path is not a plain one.")
+    plain = quote(path.lstrip("/"), errors="surrogatepass")
+    return httpx.URL(path=f"/{plain}", query=request.url.query.encode())
 
 
 async def _client(request: Request) -> httpx.AsyncClient:

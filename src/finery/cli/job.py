@@ -90,7 +90,9 @@ def cancel(name: Name, as_json: AsJson = False) -> None:
     service = connect()
     service.ask("POST", "jobs", name, "cancel")
     job = service.get("jobs", name)
-    say(f"The job {name} is asked to stop.")
+    status = job["properties"]["status"]
+    ended = status in ENDED
+    say(f"The job {name} is {status} already." if ended else f"The job {name} is asked to stop.")
     if as_json:
         print_json(job)
 

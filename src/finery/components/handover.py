@@ -16,6 +16,7 @@ BASE = "base_model.json"  # beside the imported model
 DATA = "data.json"  # beside the token rows
 TRAINING = "training"  # the run folder inside the tuned model's
 FACTS = "facts.json"  # in the run folder
+JOB = "job.json"  # beside it
 HELD_OUT = "held_out.jsonl"  # the conversations that evaluation asks, beside the token rows
 
 

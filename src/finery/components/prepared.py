@@ -14,6 +14,7 @@ from finery.chat.split import Splits
 from finery.components.handover import (
     FACTS,
     HELD_OUT,
+    JOB,
     TRAINING,
     configured_by,
     load_base,
@@ -23,14 +24,13 @@ from finery.components.settings import origins_of, recipe_of
 from finery.components.step import Step
 from finery.errors import FineryError
 from finery.files import read_json, read_json_lines, write_json
+from finery.model.manifest import package_versions
 from finery.planning.plan import Plan
 from finery.recipe.rules import remarks
 from finery.training.data import renderer_of
 from finery.training.devices import choose_devices
 from finery.training.job import TrainJob, load_job
 from finery.training.prepare import Prepared, make_plan
-
-JOB = "job.json"  # in the run folder
 
 
 def prepare_training(step: Step, run: Path) -> Prepared:
@@ -95,7 +95,8 @@ def save_prepared(prepared: Prepared) -> None:
     run = prepared.job.run
     prepared.job.save(run / JOB)
     facts = {"origins": dict(prepared.origins), "plan": prepared.plan.to_dict()}
-    write_json(run / FACTS, {**facts, "notes": list(prepared.notes)})
+    facts |= {"notes": list(prepared.notes), "packages": package_versions()}
+    write_json(run / FACTS, facts)
 
 
 def prepared_again(step: Step) -> Prepared:

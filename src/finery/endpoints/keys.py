@@ -61,7 +61,7 @@ def check(workspace: Workspace, endpoint: Endpoint, given: str) -> None:
     elif endpoint.auth_mode == "aml_token":
         identity.verify(workspace, given, {_audience(endpoint)})
     else:
-        identity.verify(workspace, given, {identity.DIRECTORY})
+        identity.verify(workspace, given, {identity.PUBLIC_MACHINE_LEARNING})
 
 
 def _audience(endpoint: Endpoint) -> str:

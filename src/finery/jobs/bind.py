@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,25 @@ def link_tree(source: Path, target: Path, workspace: Workspace) -> None:
         made.rename(target)
     except FileExistsError:  # another thread of ours, or a run before a crash, was first
         shutil.rmtree(made, ignore_errors=True)
+
+
+def set_aside(workspace: Workspace, places: Iterable[Path]) -> Path:
+    """Take what is to be removed out of its places; the folder that holds it now."""
+    trash = workspace.jobs / f"{TEMPORARY}{uuid.uuid4().hex}"
+    trash.mkdir(parents=True)
+    for number, place in enumerate(places):
+        if place.exists():
+            shutil.move(place, trash / str(number))
+    return trash
+
+
+def discard_leftovers(workspace: Workspace) -> None:
+    """Remove what a server that was killed was linking or removing."""
+    for leftover in workspace.jobs.glob(f"{TEMPORARY}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def _link(source: str | Path, target: str | Path) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from finery.jobs.spec import StepSpec
-from finery.jobs.tables import leases
+from finery.jobs.tables import jobs, leases
 from finery.runners.base import Devices
 from finery.workspace import machine
+from finery.workspace.place import Workspace
 from finery.workspace.store import now
 
 # Built-in steps that keep a whole machine busy; the others want one core.
@@ -94,6 +95,22 @@ def _grant(
         held[row["job"]] = Devices(need.cores, tuple(ids))
         cores, gpus = cores - need.cores, gpus - set(ids)
     return held
+
+
+def in_use(connection: sa.Connection) -> dict[str, Devices]:
+    """What running steps hold of this machine, by job."""
+    rows = connection.execute(sa.select(leases).where(leases.c.granted_at.is_not(None)))
+    return {row["job"]: Devices(row["cores"], tuple(row["gpu_ids"])) for row in rows.mappings()}
+
+
+def running_on(workspace: Workspace, compute: str) -> list[str]:
+    """The jobs whose processes run on a compute, by name."""
+    query = sa.select(jobs.c.name).where(
+        jobs.c.compute == compute,
+        jobs.c.name.in_(sa.select(leases.c.job).where(leases.c.granted_at.is_not(None))),
+    )
+    with workspace.store.read() as connection:
+        return list(connection.execute(query.order_by(jobs.c.seq)).scalars())
 
 
 def release(connection: sa.Connection, job: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.errors import Fault, InputError
-from finery.files import TEMPORARY, write_json
+from finery.files import TEMPORARY, write_atomic, write_json
 from finery.jobs.job import Job
 from finery.jobs.spec import StepSpec
 from finery.runners.base import Devices
@@ -45,6 +45,13 @@ def write_step(folder: Path, job: Job, devices: Devices, size: str) -> None:
             "asked": asked,
         },
     )
+
+
+def begin_log(log: Path, step: StepSpec) -> None:
+    """Begin a step's log with what was asked for and has no effect; once, whatever the attempt."""
+    if step.notes and not log.exists():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(log, "".join(f"Note: {note}\n" for note in step.notes))
 
 
 def argv_of(job: Job, folder: Path) -> tuple[str, ...]:

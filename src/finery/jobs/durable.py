@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from finery.jobs import rows
+from finery.jobs.bind import discard_leftovers
 from finery.jobs.job import TERMINAL, Job
 from finery.jobs.pipeline import abandon, run_pipeline, run_step
 from finery.jobs.runtime import Runtime, use
@@ -31,6 +32,7 @@ _BATCH = 500
 def launched(runtime: Runtime) -> Iterator[None]:
     """Run workflows while the block lasts. What they started goes on running after it."""
     use(runtime)
+    discard_leftovers(runtime.workspace)
     try:
         DBOS(config=_config(runtime.workspace))
         DBOS.launch()
@@ -83,8 +85,8 @@ def enqueue(job: Job, workflow: int = 0) -> None:
 
 
 def workflow_id(job: Job, workflow: int) -> str:
-    """The name of a workflow: that of a job deleted since may be taken again."""
-    return f"{job.name}.{job.seq}.{workflow}"
+    """The name of a workflow: names and numbers of jobs deleted since are taken again."""
+    return f"{job.name}.{job.created_at.isoformat()}.{workflow}"
 
 
 def _watched(runtime: Runtime) -> None:

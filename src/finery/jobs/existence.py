@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from finery.errors import Fault, FineryError, InputError, os_reason
+from finery.jobs import spec
 from finery.jobs.bind import output_path_in, output_places
-from finery.jobs.spec import Asset, JobSpec, StepSpec
-from finery.workspace import computes, references
+from finery.jobs.registration import registered_kind
+from finery.jobs.spec import JobSpec, StepSpec
+from finery.workspace import assets, computes, references
+from finery.workspace.asset import Asset, check_asset
 from finery.workspace.place import Workspace
 
 _Seen = set[tuple[str, str]]  # what was looked at: a kind and a reference
@@ -30,20 +33,23 @@ def missing(workspace: Workspace, job: JobSpec) -> list[Fault]:
     ]
     for step in job.steps:
         if step.code:
-            code = Asset(step.code, "code")
+            code = spec.Asset(step.code, "code")
             faults += _unreadable(workspace, code, f"{_place(step)}code", seen)
-        faults += _unknown_compute(workspace, step, seen)
+        faults += _unknown_compute(workspace, step.compute, f"{_place(step)}compute", seen)
+        faults += _unknown_environment(workspace, step, seen)
         faults += _misplaced_outputs(workspace, step)
-    return faults
+        faults += _unregistrable(workspace, step)
+    # Steps may all have computes of their own: the job's is a mistake all the same.
+    return [*faults, *_unknown_compute(workspace, job.compute, "compute", seen)]
 
 
-def _assets(job: JobSpec) -> Iterator[tuple[str, Asset]]:
+def _assets(job: JobSpec) -> Iterator[tuple[str, spec.Asset]]:
     for name, bound in job.inputs.items():
-        if isinstance(bound, Asset):
+        if isinstance(bound, spec.Asset):
             yield f"inputs.{name}", bound
     for step in job.steps:
         for name, bound in step.inputs.items():
-            if isinstance(bound, Asset):
+            if isinstance(bound, spec.Asset):
                 yield f"{_place(step)}inputs.{name}", bound
 
 
@@ -64,7 +70,7 @@ def _is_within(uri: str, places: tuple[str, ...]) -> bool:
         return False  # said where it is resolved
 
 
-def _unreadable(workspace: Workspace, asset: Asset, where: str, seen: _Seen) -> list[Fault]:
+def _unreadable(workspace: Workspace, asset: spec.Asset, where: str, seen: _Seen) -> list[Fault]:
     if (asset.type, asset.uri) in seen:
         return []
     seen.add((asset.type, asset.uri))
@@ -74,22 +80,40 @@ def _unreadable(workspace: Workspace, asset: Asset, where: str, seen: _Seen) -> 
     except InputError as error:
         return list(error.faults)
     except FineryError as error:
-        return [Fault(where, asset.uri, f"{asset.type} that is there", str(error))]
+        remedy = str(error).removeprefix(f"{where}: ")
+        return [Fault(where, asset.uri, f"{asset.type} that is there", remedy)]
     except OSError as error:
         return [Fault(where, asset.uri, "files that can be read", f"It is {os_reason(error)}.")]
     return []
 
 
-def _unknown_compute(workspace: Workspace, step: StepSpec, seen: _Seen) -> list[Fault]:
-    if not step.compute or ("compute", step.compute) in seen:
+def _unknown_compute(workspace: Workspace, name: str, where: str, seen: _Seen) -> list[Fault]:
+    if not name or ("compute", name) in seen:
         return []
-    seen.add(("compute", step.compute))
+    seen.add(("compute", name))
     try:
-        computes.size_of(workspace, step.compute)
+        computes.size_of(workspace, name)
     except FineryError as error:
-        expected = "a compute that is there"
-        return [Fault(f"{_place(step)}compute", repr(step.compute), expected, str(error))]
+        return [Fault(where, repr(name), "a compute that is there", str(error))]
     return []
+
+
+def _unknown_environment(workspace: Workspace, step: StepSpec, seen: _Seen) -> list[Fault]:
+    """Commands run in finery's own environment; a name that means nothing is a mistake still."""
+    name = step.environment
+    if not name or ("environment", name) in seen:
+        return []
+    seen.add(("environment", name))
+    where = f"{_place(step)}environment"
+    try:
+        found = references.parse(name, where)
+        if isinstance(found, references.AssetVersion) and found.kind in ("", "environment"):
+            assets.get(workspace, "environment", found.registry, found.name, found.version)
+            return []
+        problem = ""
+    except FineryError as error:
+        problem = str(error)
+    return [Fault(where, name, "an environment that is there", problem)]
 
 
 def _misplaced_outputs(workspace: Workspace, step: StepSpec) -> list[Fault]:
@@ -102,6 +126,27 @@ def _misplaced_outputs(workspace: Workspace, step: StepSpec) -> list[Fault]:
             faults += [replace(fault, where=where) for fault in error.faults]
         except FineryError as error:
             faults.append(Fault(where, repr(output.uri), "a place in a datastore", str(error)))
+    return faults
+
+
+def _unregistrable(workspace: Workspace, step: StepSpec) -> list[Fault]:
+    """Outputs that are to be registered under what is no name, or under a version that is taken:
+    better said now than after the training.
+    """
+    faults = []
+    for name, output in step.outputs.items():
+        if not output.name:
+            continue
+        where, kind = f"{_place(step)}outputs.{name}", registered_kind(output)
+        wanted = Asset(kind, "", output.name, output.version or "1")
+        try:
+            check_asset(wanted)
+        except InputError as error:
+            faults += [replace(fault, where=f"{where}, {fault.where}") for fault in error.faults]
+            continue
+        if output.version and assets.find(workspace, kind, "", output.name, output.version):
+            remedy = "Leave the version out to get the next one."
+            faults.append(Fault(where, f"the {wanted.words}", "a version that is free", remedy))
     return faults
 
 

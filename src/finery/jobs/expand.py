@@ -26,6 +26,7 @@ from finery.jobs.declared import (
     seconds_of,
     unknown_names,
 )
+from finery.jobs.ignored import environment_of, ignored, notes
 from finery.jobs.nodes import Node, text_of
 from finery.jobs.spec import BUILT_IN, Binding, Output, StepOutput, StepSpec, Value
 
@@ -183,6 +184,9 @@ class _Expansion:
             # What a step logs is among its artifacts, and is another step's only if it ran.
             deterministic="artifacts" not in outputs
             and text_of(spec.get("is_deterministic", True)).lower() != "false",
+            # What a component of a registry was built for is its publisher's matter.
+            environment="" if built_in or component.registry else environment_of(spec),
+            notes=self.notes(pipeline, node, {} if built_in else spec),
         )
 
     def count(
@@ -203,6 +207,12 @@ class _Expansion:
         where = f"{place}.limits.timeout"
         text = node.timeout or str((spec.get("limits") or {}).get("timeout") or "")
         return seconds_of(self.names.text(pipeline, text, where), where, self.faults)
+
+    def notes(self, pipeline: Pipeline, node: Node, spec: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a node or its component asks for without effect."""
+        place = f"jobs.{pipeline.path}{node.name}"
+        asked = {**ignored(spec), **node.ignored}
+        return notes({k: self.names.text(pipeline, v, f"{place}.{k}") for k, v in asked.items()})
 
     def ordered(self) -> tuple[StepSpec, ...]:
         """The steps, each after those it reads; what waits for itself becomes a fault."""

@@ -64,11 +64,14 @@ class ExecutionLog:
     def _append(self, text: str) -> None:
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, text.encode())  # one call: a kill leaves all of it or nothing
+            os.write(handle, text.encode())  # one call: a kill leaves all of it, or whole pages
         finally:
             os.close(handle)
 
     def _read_back(self) -> None:
+        whole = self._path.read_bytes().rfind(b"\n") + 1
+        if whole < self._path.stat().st_size:  # a kill came in the middle of a line
+            os.truncate(self._path, whole)
         with self._path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for line in file:
                 if line.startswith("["):

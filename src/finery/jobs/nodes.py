@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finery.errors import Fault
+from finery.jobs.ignored import ignored
 from finery.jobs.spec import Asset, Output, Value
 
 RUNNABLE = ("command", "pipeline")  # the types of nodes that finery runs
@@ -46,6 +47,7 @@ class Node:
     instance_count: str = ""
     process_count: str = ""
     timeout: str = ""
+    ignored: Mapping[str, str] = field(default_factory=dict)  # by matter: a note for the log
 
 
 def read_nodes(jobs: Any, where: str) -> tuple[dict[str, Node], list[Fault]]:
@@ -88,6 +90,7 @@ def _node(name: str, body: Mapping[str, Any], place: str, faults: list[Fault]) -
         instance_count=_number_text(resources, "instance_count"),
         process_count=_number_text(distribution, "process_count_per_instance"),
         timeout=_number_text(limits, "timeout"),
+        ignored=ignored(body),
     )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from finery.errors import FineryError
 from finery.jobs import rows, step
 from finery.jobs.bind import link_tree
+from finery.jobs.ignored import job_notes
 from finery.jobs.job import (
     CANCEL_REQUESTED,
     CANCELED,
@@ -150,6 +151,8 @@ def begin(name: str) -> dict[str, Any]:
         return {"steps": {}, "continues": False}
     begin_run(runtime, job)
     runtime.log(name).say(f"pipeline {name} starts: {len(spec.steps)} steps")
+    for note in job_notes(spec):
+        runtime.log(name).say(f"note: {note}")
     return {
         "steps": {s.path: sorted(s.reads) for s in spec.steps},
         "continues": spec.continue_on_step_failure,

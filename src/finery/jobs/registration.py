@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finery.jobs import rows
@@ -13,6 +14,7 @@ from finery.jobs.spec import Output
 from finery.workspace import assets
 from finery.workspace.asset import MODEL_TYPES, Asset, next_version
 from finery.workspace.errors import ConflictError
+from finery.workspace.flavors import MLMODEL, with_flavors
 from finery.workspace.place import Workspace
 from finery.workspace.references import canonical
 
@@ -31,12 +33,17 @@ def register_outputs(
         job = rows.read(connection, name)
     for output, asked in job.step.outputs.items():
         if asked.name:
-            place = (written or job.outputs)[output]["uri"]
-            _register(workspace, job, asked, canonical(place))
+            _register(workspace, job, asked, (written or job.outputs)[output])
 
 
-def _register(workspace: Workspace, job: Job, asked: Output, path: str) -> None:
-    kind = "model" if asked.type in MODEL_TYPES else "data"
+def registered_kind(output: Output) -> str:
+    """As what an output with a name is registered."""
+    return "model" if output.type in MODEL_TYPES else "data"
+
+
+def _register(workspace: Workspace, job: Job, asked: Output, place: Mapping[str, str]) -> None:
+    path = canonical(place["uri"])
+    kind = registered_kind(asked)
     for tries_left in reversed(range(_TRIES)):
         there = assets.versions(workspace, kind, "", asked.name, archived="all")
         if not asked.version and any(asset.path == path for asset in there):
@@ -51,6 +58,9 @@ def _register(workspace: Workspace, job: Job, asked: Output, path: str) -> None:
             properties=_origin(workspace, job) if kind == "model" else {},
             spec={"jobName": job.root},
         )
+        folder = Path(place["path"])
+        if (folder / MLMODEL).is_file():
+            asset = with_flavors(asset, folder)
         try:
             assets.put(workspace, asset)
             return

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from finery.jobs import check, durable, rows, runtime
-from finery.jobs.bind import output_places
+from finery.jobs.bind import output_places, set_aside
 from finery.jobs.job import CANCELED, NOT_STARTED, Job, artifacts, child_name
 from finery.jobs.spec import JobSpec, Output, StepOutput, job_to_json, step_to_json
 from finery.jobs.tables import attempts, jobs
@@ -184,7 +184,7 @@ def cancel(workspace: Workspace, name: str) -> Job:
 
 def set_archived(workspace: Workspace, name: str, archived: bool) -> Job:
     """Take a job out of the lists, or put it back."""
-    return _change(workspace, name, {"archived": archived})
+    return update(workspace, name, archived=archived)
 
 
 def update(
@@ -195,17 +195,21 @@ def update(
     properties: Mapping[str, str] | None = None,
     display_name: str | None = None,
     description: str | None = None,
+    archived: bool | None = None,
+    add: bool = False,
 ) -> Job:
-    """Change what people say about a job; None leaves a thing as it is."""
-    given: dict[str, Any] = {"display_name": display_name, "description": description}
-    given["tags"] = dict(tags) if tags is not None else None
-    given["properties"] = dict(properties) if properties is not None else None
-    return _change(workspace, name, {k: v for k, v in given.items() if v is not None})
+    """Change what people say about a job; None leaves a thing as it is.
 
-
-def _change(workspace: Workspace, name: str, values: Mapping[str, Any]) -> Job:
+    With `add`, tags and properties join those that are there instead of taking their place.
+    """
+    said = {"display_name": display_name, "description": description, "archived": archived}
     with workspace.store.write() as connection:
-        rows.read(connection, name)
+        job = rows.read(connection, name)
+        values: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+        if tags is not None:
+            values["tags"] = {**(job.tags if add else {}), **tags}
+        if properties is not None:
+            values["properties"] = {**(job.properties if add else {}), **properties}
         if values:
             connection.execute(sa.update(jobs).where(jobs.c.name == name).values(**values))
         return rows.read(connection, name)
@@ -222,9 +226,10 @@ def delete(workspace: Workspace, name: str) -> None:
         names = [name, *(step.name for step in rows.steps_of(connection, name))]
         connection.execute(sa.delete(attempts).where(attempts.c.job.in_(names)))
         connection.execute(sa.delete(jobs).where(jobs.c.name.in_(names)))
-    shutil.rmtree(workspace.jobs / name, ignore_errors=True)
-    for one in names:
-        shutil.rmtree(artifacts(workspace, one), ignore_errors=True)
+        # Before the name is free: what the next job of that name makes is not this one's.
+        places = [workspace.jobs / name, *(artifacts(workspace, one) for one in names)]
+        trash = set_aside(workspace, places)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def log_files(workspace: Workspace, name: str) -> list[LogFile]:

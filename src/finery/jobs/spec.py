@@ -71,6 +71,8 @@ class StepSpec:
     process_count: int = 1  # processes an instance
     timeout_seconds: int = 0  # after which a running step is ended; 0 is never
     deterministic: bool = True  # whether its outputs may be reused
+    environment: str = ""  # as it was named; commands run in finery's own
+    notes: tuple[str, ...] = ()  # what was asked for and has no effect, for the log
 
     @property
     def name(self) -> str:
@@ -124,13 +126,14 @@ def step_to_json(step: StepSpec) -> dict[str, Any]:
         "inputs": _pack(step.inputs),
         "outputs": _pack(step.outputs),
         "environment_variables": dict(step.environment_variables),
+        "notes": list(step.notes),
     }
 
 
 def step_from_json(value: Mapping[str, Any]) -> StepSpec:
     """The step that `step_to_json` wrote."""
     bound = {"inputs": _unpack(value["inputs"]), "outputs": _unpack(value["outputs"])}
-    return StepSpec(**{**value, **bound})
+    return StepSpec(**{**value, **bound, "notes": tuple(value.get("notes", ()))})
 
 
 def job_to_json(job: JobSpec) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def _start(runtime: Runtime, job: Job, record: Attempt, devices: Devices) -> Non
         place = command.working_folder(workspace, job.step, folder)
         if job.step.command:
             command.keep_outputs(place, artifacts(workspace, job.name))
+        if not job.parent:  # a pipeline's log says it of all steps
+            command.begin_log(std_log(workspace, job.name), job.step)
         task = Task(
             folder=folder,
             token=record.token,

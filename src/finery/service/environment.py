@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +15,13 @@ from finery.workspace.place import Workspace
 from finery.workspace.settings import CLOUD, OWNER, load_settings
 from finery.workspace.store import connect
 
+# Names of what `variables` gives, but for proxies, which are the shell's own.
+NAMES = (
+    *("ARM_CLOUD_METADATA_URL", "AZUREML_CURRENT_CLOUD", "REGISTRY_DISCOVERY_ENDPOINT_URL"),
+    *("AZURE_TOKEN_CREDENTIALS", "MSI_ENDPOINT", "MSI_SECRET", "REQUESTS_CA_BUNDLE"),
+    *("AZUREML_RUN_POLLING_INTERVAL_MIN", "AZUREML_RUN_POLLING_INTERVAL_MAX"),
+    *("FINERY_URL", "FINERY_HTTP_URL"),
+)
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
@@ -42,6 +49,17 @@ def variables(folder: Path, running: Running, user: str = OWNER) -> dict[str, st
         found["NO_PROXY"] = ",".join([*filter(None, [direct]), *sorted(ours)])
         found["no_proxy"] = found["NO_PROXY"]
     return found
+
+
+def forget_services(environment: MutableMapping[str, str]) -> None:
+    """Take out the variables of `finery env`, if they are there.
+
+    A service that starts in such a shell is no client of the one before: its MLflow and its
+    steps would ask that one, which may be gone, and they need nobody's key.
+    """
+    if "FINERY_URL" in environment:
+        for name in NAMES:
+            environment.pop(name, None)
 
 
 def exports(values: Mapping[str, str]) -> str:

@@ -18,11 +18,14 @@ import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.exc import ArgumentError
+from starlette.types import ASGIApp
 
 from finery import __version__
 from finery.errors import Fault, FineryError, InputError, os_reason
 from finery.service.app import create_app
 from finery.service.certificates import Certificates, ensure_certificates
+from finery.service.environment import forget_services
+from finery.service.plain import PlainDoors
 from finery.service.running import Running, last_running, write_running
 from finery.workspace.lock import sole_service
 from finery.workspace.migrations import migrate
@@ -56,6 +59,7 @@ def database_url(folder: Path, settings: Settings) -> str:
 
 def serve(folder: Path, settings: Settings) -> None:
     """Run the service in this process until SIGTERM or SIGINT."""
+    forget_services(os.environ)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)  # keys, the sockets of servers, people's data
     url = database_url(folder, settings)
@@ -124,7 +128,7 @@ async def _answer(
     app: FastAPI, workspace: Workspace, certificates: Certificates, ports: _Ports
 ) -> None:
     https = _Server(_config(app, certificates))
-    http = _Server(_config(app, None))
+    http = _Server(_config(PlainDoors(app, workspace.settings.base_url), None))
     _end_on_signal((https, http))
     async with app.router.lifespan_context(app):
         tasks = [
@@ -137,7 +141,7 @@ async def _answer(
         await asyncio.gather(*tasks)
 
 
-def _config(app: FastAPI, certificates: Certificates | None) -> uvicorn.Config:
+def _config(app: ASGIApp, certificates: Certificates | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",  # run once, by us

@@ -53,6 +53,8 @@ def make_accelerator(recipe: Recipe, device: str, accumulation: int) -> Accelera
         cpu=device == "cpu" and plugin is None,
         mixed_precision=_ACCELERATE[precision],
         deepspeed_plugin=plugin,
+        # accelerate wants DeepSpeed's own number; without DeepSpeed it would scale the loss by it
+        gradient_accumulation_steps=accumulation if plugin else 1,
         kwargs_handlers=[GradScalerKwargs()] if precision == "16" else None,
     )
     # Weights stay whole until `prepare` cuts them, since the self-tests run on one process;

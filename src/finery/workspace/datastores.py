@@ -106,6 +106,8 @@ def put(
 def delete(workspace: Workspace, name: str) -> bool:
     """Forget a datastore that a person registered; says whether it was there."""
     _check_not_own(name)
+    if not _NAME.fullmatch(name):
+        return False
     with workspace.store.write() as connection:
         gone = connection.execute(datastores.delete().where(datastores.c.name == name)).rowcount
     _secrets(workspace, name).unlink(missing_ok=True)

@@ -31,10 +31,9 @@ LOGIN = "/login"
 # What a token may be for, beside the service's own address.
 MANAGEMENT = "https://management.azure.com"
 MACHINE_LEARNING = "https://ml.azure.local"
-SHARING = "https://ml.azure.com"  # what the SDK's `share` asks for, whatever the cloud
-PUBLIC_MACHINE_LEARNING = "https://ml.azure.com"  # the SDK asks for it when it shares a model
-STORAGE = "https://storage.azure.com"
-DIRECTORY = "https://ml.azure.com"  # azure-ai-ml asks for it by this name in every cloud
+# What the SDK asks for in every cloud when it shares an asset or calls an endpoint.
+PUBLIC_MACHINE_LEARNING = "https://ml.azure.com"
+STORAGE = "https://storage.azure.com"  # opens blobs and nothing else
 FINERY = "finery"
 BROWSER = "finery-browser"  # a session cookie
 TRACKING = "finery-tracking"  # opens MLflow and nothing else: what a job's processes get
@@ -51,7 +50,7 @@ class Claims:
 
 def audiences(workspace: Workspace) -> frozenset[str]:
     """Every audience whose token opens the service's own doors."""
-    public = {MANAGEMENT, PUBLIC_MACHINE_LEARNING, STORAGE}
+    public = {MANAGEMENT, PUBLIC_MACHINE_LEARNING}
     return frozenset({workspace.settings.base_url, MACHINE_LEARNING, FINERY, *public})
 
 

@@ -58,7 +58,9 @@ class Store:
 
 def connect(url: str) -> Store:
     """A store on `url`, whatever tables it has; `migrate` (workspace.migrations) makes them."""
-    engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+    # Errors go to the log, and the rows of endpoints hold keys: values stay out of them.
+    is_remote = not url.startswith("sqlite")
+    engine = sa.create_engine(url, pool_pre_ping=is_remote, hide_parameters=True)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _sqlite_session)
     return Store(engine)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ class TrackingServer:
         if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
             return path
         link = self.folder / "socket-folder"  # a short folder elsewhere, of the owner alone
-        if not link.is_dir():
+        if not link.is_dir() or link.stat().st_uid != os.getuid():  # swept away since, or retaken
             link.unlink(missing_ok=True)
             link.symlink_to(tempfile.mkdtemp(prefix="finery-"), target_is_directory=True)
         return link.resolve() / "server.socket"
@@ -126,9 +127,8 @@ class TrackingServer:
         artifacts = self.folder / "artifacts"
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
-            *("--backend-store-uri", self.database.render_as_string(hide_password=False)),
             *("--artifacts-destination", str(artifacts), "--serve-artifacts"),
-            *("--uvicorn-opts", f"--uds '{self.socket}' --log-level warning"),
+            *("--uvicorn-opts", f"--uds {shlex.quote(str(self.socket))} --log-level warning"),
         ]
         with self.log.open("ab") as sink:
             return subprocess.Popen(
@@ -146,6 +146,8 @@ class TrackingServer:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "_MLFLOW_"))}
         return kept | {
             MARK: str(self.folder),
+            # Not as an option: whoever lists processes would read the database's password.
+            "MLFLOW_BACKEND_STORE_URI": self.database.render_as_string(hide_password=False),
             "DO_NOT_TRACK": "true",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

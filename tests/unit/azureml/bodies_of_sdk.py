@@ -27,7 +27,7 @@ def sent(name: str) -> dict[str, Any]:
 
 
 def workspace_in(folder: Path) -> Workspace:
-    """A workspace with data, a code snapshot and a compute that the bodies name."""
+    """A workspace with data, a code snapshot, an environment and a compute that the bodies name."""
     store = connect(f"sqlite:///{folder / 'finery.sqlite'}")
     metadata.create_all(store.engine)
     workspace = Workspace(folder, Settings(), store)
@@ -37,6 +37,8 @@ def workspace_in(folder: Path) -> Workspace:
         file.write_text('{"messages": []}\n', encoding="utf-8")
     assets.put(workspace, Asset("data", "", "chats", "1", type="uri_folder", path=CHATS))
     assets.put(workspace, Asset("code", "", "snapshot", "1", path=CHATS))
+    image = {"image": "python:3.11"}
+    assets.put(workspace, Asset("environment", "", "sklearn", "1", spec=image))
     computes.create_or_update(workspace, Compute("cpu-cluster", "Standard_DS3_v2"))
     return workspace
 

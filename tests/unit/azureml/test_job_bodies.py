@@ -237,3 +237,33 @@ def test_data_that_a_step_of_the_job_will_write_need_not_be_there_yet(workspace:
 def test_settings_that_finery_does_not_know_change_nothing(workspace: Workspace) -> None:
     settings = {"default_datestore": "x", "continueOnStepFailure": True}
     assert job_of(workspace, "nested", settings=settings).continue_on_step_failure is True
+
+
+def test_an_environment_that_is_not_there_is_refused(workspace: Workspace) -> None:
+    faults = faults_of(workspace, "command", environmentId="azureml:no-such:1")
+    assert set(faults) == {"environment"}
+    assert "no-such" in faults["environment"].remedy
+
+
+def test_a_compute_that_no_step_uses_has_to_be_there_all_the_same(workspace: Workspace) -> None:
+    jobs = copy.deepcopy(sent("pipeline")["body"]["properties"]["jobs"])
+    for node in jobs.values():
+        node["computeId"] = "cpu-cluster"
+    settings = {"default_compute": "gone-cluster"}
+    assert set(faults_of(workspace, "pipeline", jobs=jobs, settings=settings)) == {"compute"}
+
+
+@pytest.mark.parametrize(("name", "version"), [("..", ""), ("chats", "1"), ("a b", "1")])
+def test_an_output_that_could_not_be_registered_is_refused_before_the_job_runs(
+    workspace: Workspace, name: str, version: str
+) -> None:
+    made = {"jobOutputType": "uri_folder", "assetName": name, "assetVersion": version}
+    (place,) = faults_of(workspace, "command", outputs={"made": made})
+    assert place.startswith("outputs.made")
+
+
+def test_what_has_no_effect_stands_in_a_property_of_the_job(workspace: Workspace) -> None:
+    job = job_of(workspace, "command", resources={"instanceCount": 1, "shmSize": "16g"})
+    (step,) = job.steps
+    assert any("shm_size 16g" in note for note in step.notes)
+    assert "shm_size 16g" in job.properties["finery.notes"]

@@ -73,6 +73,7 @@ def test_the_list_can_be_limited(door: TestClient, workspace: Workspace) -> None
 
     assert names("") == ["a"]
     assert names("listViewType=ArchivedOnly") == ["b"]
+    assert names("listViewType=ListViewType.ARCHIVED_ONLY") == ["b"]
     assert names("listViewType=All") == ["b", "a"]
     assert names("listViewType=ListViewType.ALL&tag=team") == ["a"]
     assert names("tag=team=x") == ["a"]
@@ -81,7 +82,13 @@ def test_the_list_can_be_limited(door: TestClient, workspace: Workspace) -> None
     assert names("jobType=pipeline") == ["a"]
 
 
-@pytest.mark.parametrize("query", ["$top=x", "$top=0", "$top=-1", "$skip=x", "$top=²"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("$top=x", "$top=0", "$top=-1", "$skip=x", "$top=²", "$skip=99999999999999999999"),
+        *("listViewType=Archived", "listViewType="),
+    ],
+)
 def test_a_page_that_cannot_be_is_refused(door: TestClient, query: str) -> None:
     assert door.get(f"{JOBS}?{query}").status_code == 400
 

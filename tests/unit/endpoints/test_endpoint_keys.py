@@ -56,7 +56,7 @@ def test_a_token_opens_its_own_endpoint_only(workspace: Workspace) -> None:
 
 def test_a_token_of_the_directory_opens_an_endpoint_that_takes_it(workspace: Workspace) -> None:
     one = service.put(workspace, WantedEndpoint("one", auth_mode="aad_token"))
-    keys.check(workspace, one, identity.mint(workspace, identity.DIRECTORY))
+    keys.check(workspace, one, identity.mint(workspace, identity.PUBLIC_MACHINE_LEARNING))
     with pytest.raises(UnauthenticatedError):
         keys.check(workspace, one, identity.mint(workspace, "somewhere else"))
 

@@ -27,6 +27,18 @@ def test_a_line_of_ours_is_said_once_by_any_server(path: Path) -> None:
     assert line.endswith("Z a: starts (attempt 1)")
 
 
+def test_a_line_that_a_kill_cut_off_is_written_anew_and_whole(path: Path, tmp_path: Path) -> None:
+    source = tmp_path / "std_log.txt"
+    source.write_text("one\ntwo\nthree\n")
+    ExecutionLog(path).copy("a", source)
+    path.write_bytes(path.read_bytes()[: -len("wo\n[a] three\n")])
+    log = ExecutionLog(path)
+    log.copy("a", source)
+    log.say("a: Completed")
+    assert copied(path) == ["[a] one", "[a] two", "[a] three"]
+    assert path.read_text().endswith("Z a: Completed\n")
+
+
 def test_several_lines_are_said_together_and_once(path: Path) -> None:
     for _ in range(2):
         ExecutionLog(path).say("a: Failed\n[looks like a step] x\n\nlast")

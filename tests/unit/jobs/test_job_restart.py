@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from finery.files import read_json
@@ -89,6 +90,27 @@ def test_jobs_survive_the_loss_of_the_workflows_own_database(
         (tmp_path / "go").touch()
         assert server.ended(job.name).status == "Completed"
         assert {s.attempts for s in server.steps(job).values()} == {1}
+
+
+def test_a_name_that_a_cut_off_deletion_freed_is_a_new_jobs(
+    serve: Any, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    says = "echo {}; exit 3"
+    with serve(tmp_path / "service") as server:
+        job = server.run(step("", says.format("old"), outputs={}), name="again")
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(service.shutil, "rmtree", killed)
+            service.delete(server.workspace, job.name)
+    with serve(tmp_path / "service") as server:
+        assert list(server.workspace.jobs.iterdir()) == []
+        job = server.run(step("", says.format("new"), outputs={}), name="again")
+        assert (job.status, server.log(job)) == ("Failed", "new\n")
 
 
 def test_a_job_whose_workflow_keeps_ending_without_it_is_given_up(

@@ -340,6 +340,13 @@ def test_a_deleted_job_is_gone_and_its_outputs_are_not(server: Any, step: Step) 
         server.submit(step("a", "echo"), name=job.name)
 
 
+def test_a_job_named_like_one_that_was_deleted_runs(server: Any, step: Step) -> None:
+    for _ in range(2):
+        job = server.run(step("", "exit 3", outputs={}), name="again")
+        assert job.status == "Failed"
+        service.delete(server.workspace, "again")
+
+
 def test_a_defect_of_ours_ends_the_job_it_meets(
     server: Any, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:

