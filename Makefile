@@ -40,8 +40,9 @@ fmt: setup ## put the code into its written form
 unit: setup ## the tests alone
 	$(BIN)/python -m pytest
 
-chaos: setup ## kill training at random moments; it must end with the same weights
+chaos: setup ## kill training, and the service, at random moments; nothing may be lost
 	$(BIN)/python -m tests.chaos.kill --kills 20 --modes single,ddp,zero2
+	$(BIN)/python -m tests.chaos.pipelines --kills 200
 
 parity: setup ## the long comparisons with transformers, PEFT and TRL
 	$(BIN)/python -m pytest -m full -s tests/engine

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,11 @@ BINARIES = Path(sys.executable).parent
 FINERY = str(BINARIES / "finery")
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # Steps whose time is the user's own work: what a training without any service costs too.
-WORK = ("chat_completion_finetune", "chat_completion_evaluation", "chat_completion_datapreprocess")
+WORK = (
+    "Chat Completion DataPreProcess",
+    "Chat Completion Finetune",
+    "Chat Completion Evaluation",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -121,14 +126,26 @@ def walkthrough(service: Service, script: Path) -> dict[str, list[float]]:
         took = time.perf_counter() - before
     job = next(iter(service.items("jobs")))
     steps = details(service, job["name"], "children")["value"]
-    work = sum(seconds(step) for step in steps if step["displayName"] in WORK)
+    working = [step for step in steps if step["displayName"] in WORK]
+    assert len(working) == len(WORK), [step["displayName"] for step in steps]
+    work = sum(seconds(step) for step in working)
     pipeline = seconds(details(service, job["name"]))
     return {
         "walkthrough_s": [took],
         "walkthrough_pipeline_s": [pipeline],
         "walkthrough_work_s": [work],
         "walkthrough_overhead_s": [took - work],
+        "steps_start_and_end_s": [work - sum(busy(service, step) for step in working)],
     }
+
+
+def busy(service: Service, step: Mapping[str, Any]) -> float:
+    """Seconds between a step's first and last own log line: without imports, start and end."""
+    url = details(service, step["runId"])["logFiles"]["user_logs/std_log.txt"]
+    text = service.send(service.http.build_request("GET", url)).text
+    clock = re.findall(r"^([0-9]{2}):([0-9]{2}):([0-9]{2}) ", text, re.M)
+    first, *_, last = (int(h) * 3600 + int(m) * 60 + int(s) for h, m, s in clock)
+    return (last - first) % 86_400
 
 
 def seconds(run: Mapping[str, Any]) -> float:

@@ -105,7 +105,7 @@ def test_an_unknown_component_is_refused(client: Any, registry: Any, service: Se
 
 def test_an_unknown_environment_of_a_job_is_refused(client: Any, service: Service) -> None:
     job = command_job("true")
-    job.environment = "azureml://registries/azureml/environments/no-such-environment/versions/1"
+    job.environment = "azureml:no-such-environment:1"
     with unchanged(service):
         text = refused(lambda: client.jobs.create_or_update(job), 400)
     assert "no-such-environment" in text

@@ -98,8 +98,14 @@ def _unknown_compute(workspace: Workspace, name: str, where: str, seen: _Seen) -
     return []
 
 
+_CURATED = "AzureML-"  # how Azure's own environments in a workspace begin
+
+
 def _unknown_environment(workspace: Workspace, step: StepSpec, seen: _Seen) -> list[Fault]:
-    """Commands run in finery's own environment; a name that means nothing is a mistake still."""
+    """Commands run in finery's own environment; a name that means nothing is a mistake still.
+
+    The curated environments of Azure's registries come and go, and are theirs to name.
+    """
     name = step.environment
     if not name or ("environment", name) in seen:
         return []
@@ -108,6 +114,8 @@ def _unknown_environment(workspace: Workspace, step: StepSpec, seen: _Seen) -> l
     try:
         found = references.parse(name, where)
         if isinstance(found, references.AssetVersion) and found.kind in ("", "environment"):
+            if found.registry or found.name.startswith(_CURATED):
+                return []
             assets.get(workspace, "environment", found.registry, found.name, found.version)
             return []
         problem = ""

@@ -186,7 +186,8 @@ class _Expansion:
             and text_of(spec.get("is_deterministic", True)).lower() != "false",
             # What a component of a registry was built for is its publisher's matter.
             environment="" if built_in or component.registry else environment_of(spec),
-            notes=self.notes(pipeline, node, {} if built_in else spec),
+            # Our own steps hand resources through that only a container would have.
+            notes=() if built_in else self.notes(pipeline, node, spec),
         )
 
     def count(
