@@ -21,9 +21,11 @@ def test_the_base_model_of_the_walkthrough_is_there(registry: Any) -> None:
 
 def test_every_default_of_a_model_is_an_input_of_the_pipeline(registry: Any) -> None:
     pipeline = registry.components.get("chat_completion_pipeline", label="latest")
-    for model in registry.models.list():
-        tags = registry.models.get(model.name, label="latest").tags
-        defaults = ast.literal_eval(tags["model_specific_defaults"])
+    models = [registry.models.get(one.name, label="latest") for one in registry.models.list()]
+    shipped = [model for model in models if "model_specific_defaults" in model.tags]
+    assert len(shipped) > 10  # beside what other tests have put there
+    for model in shipped:
+        defaults = ast.literal_eval(model.tags["model_specific_defaults"])
         assert set(defaults) <= set(pipeline.inputs), model.name
 
 
