@@ -23,6 +23,7 @@ from finery.components.run import ERROR
 from finery.components.spec import PIPELINE, check_inputs, load_specs
 from finery.files import read_json, read_json_lines, verify_folder
 from finery.model.sources import resolve_source
+from finery.runners import process, warm
 from mlflow_server import mlflow_server
 
 SPECS = load_specs()
@@ -239,11 +240,11 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     walked: tuple[Walk, dict[str, str]], tmp_path: Path
 ) -> None:
     walk = beside(walked, tmp_path, self_tests="false")
-    process = walk.start(FINETUNE)
+    started = walk.start(FINETUNE)
     folder = walk.output(FINETUNE, "pytorch_model_folder")
-    wait_for(folder / "training" / "checkpoints" / "step-00000004", process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    wait_for(folder / "training" / "checkpoints" / "step-00000004", started)
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
     assert not (folder / "manifest.json").exists()
     assert "going on after step " in walk.run(FINETUNE)
     once = walked[0].output(FINETUNE, "pytorch_model_folder")
@@ -251,10 +252,41 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(
     assert (folder / name).read_bytes() == (once / name).read_bytes()
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+@pytest.mark.skipif(not warm.is_possible(), reason="needs Linux's /proc")
+def test_steps_that_begin_from_loaded_libraries_do_the_same_to_the_bit(
+    walked: tuple[Walk, dict[str, str]], tmp_path: Path
+) -> None:
+    walk = beside(walked, tmp_path, self_tests="false")
+    last = ("ft_nlp_model_converter", EVALUATION)
+    host = warm.WarmHost("finery.components.warm", tmp_path / "warm.log")
+    with warm.kept(host):
+        for job in (FINETUNE, *last):
+            attempt = walk.attempt(job)
+            argv = (sys.executable, "-P", "-m", "finery.components.run", str(attempt))
+            variables = {"OMP_NUM_THREADS": "1"}
+            task = process.Process(
+                argv, f"warm-{job}", tmp_path, tmp_path / f"{job}.txt", variables, loads=120.0
+            )
+            assert process.start(attempt, task)
+            while process.is_running(attempt):
+                time.sleep(0.02)
+            said = (tmp_path / f"{job}.txt").read_text()
+            assert process.exit_of(attempt) == process.Exit(0), said
+    assert (tmp_path / "warm.log").read_text() == ""
+    cold = walked[0]
+    for job, output, name in (
+        (FINETUNE, "pytorch_model_folder", "model.safetensors"),
+        (FINETUNE, "pytorch_model_folder", "training/adapter/adapter_model.safetensors"),
+        (EVALUATION, "evaluation_result", "samples.jsonl"),
+    ):
+        ours, theirs = walk.output(job, output) / name, cold.output(job, output) / name
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def wait_for(path: Path, started: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 200
     while not path.exists():
-        assert process.poll() is None, process.communicate()
+        assert started.poll() is None, started.communicate()
         assert time.monotonic() < deadline, f"{path} did not come"
         time.sleep(0.005)
 
@@ -279,9 +311,9 @@ def test_sharded_training_in_one_process_trains_the_same_model(
 ) -> None:
     pytest.importorskip("deepspeed")
     walk = beside(walked, tmp_path, apply_deepspeed="true", self_tests="false")
-    process = walk.start(FINETUNE)
-    log, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
+    started = walk.start(FINETUNE)
+    log, errors = started.communicate(timeout=300)
+    assert started.returncode == 0, errors[-3000:]
     assert "WARNING" not in log
     assert "mismatch" not in errors  # of accumulation steps, as accelerate would say
     folder, once = (w.output(FINETUNE, "pytorch_model_folder") for w in (walk, walked[0]))
@@ -324,9 +356,9 @@ def test_what_is_wrong_with_the_data_is_told_by_row_before_anything_is_fetched(
     bad.write_text('{"messages": [{"role": "user"}]}\n{"messages": "hello"}\n')
     data: dict[str, Any] = {**given, "train_file_path": {"type": "uri_file", "path": str(bad)}}
     walk = Walk(tmp_path / "job", data, {**LITERALS, "learning_rate": "0.01"})
-    process = walk.start("ft_nlp_common_validation")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    started = walk.start("ft_nlp_common_validation")
+    _, errors = started.communicate(timeout=60)
+    assert started.returncode == 2
     error = read_json(walk.folder / "attempts" / "ft_nlp_common_validation" / ERROR)
     assert error["code"] == "UserError"
     assert "bad.jsonl:1:" in errors

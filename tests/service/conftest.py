@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The session's service; its variables are set for this process and its children."""
     found = _new(tmp_path_factory)
+    found.settings = {"warm_steps": True}
     with pytest.MonkeyPatch.context() as patch, _ended(found.start()):
         for name, value in found.environment.items():
             patch.setenv(name, value)

@@ -76,9 +76,11 @@ class Service:
     def start(self) -> Service:
         """Start it and wait until it answers."""
         environment = os.environ | {"FINERY_HOME": str(self.home)} | dict(self.extra)
-        if self.settings:
+        path = self.folder / "settings.yaml"
+        if self.settings or not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "settings.yaml").write_text(json.dumps(self.settings), encoding="utf-8")
+            settings = {"warm_steps": False, **self.settings}  # seconds that most tests can spare
+            path.write_text(json.dumps(settings), encoding="utf-8")
         command = [sys.executable, "-m", "finery.cli.main", "up", "--foreground"]
         with (self.home / "service.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -55,6 +55,7 @@ def start(workspace: Workspace, replica: Replica, deployment: Deployment) -> Non
         log=folder / LOG,
         environment={**_QUIET, **deployment.environment, KEY: replica.key},
         grace=GRACE,
+        loads=0.0,  # the supervisor waits for nobody: it looks after others too
     )
     process.start(folder, asked)
 

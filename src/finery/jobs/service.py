@@ -18,6 +18,7 @@ from finery.jobs.bind import output_places, set_aside
 from finery.jobs.job import CANCELED, NOT_STARTED, Job, artifacts, child_name
 from finery.jobs.spec import JobSpec, Output, StepOutput, job_to_json, step_to_json
 from finery.jobs.tables import attempts, jobs
+from finery.runners import warm
 from finery.workspace.errors import ConflictError, NotFoundError
 from finery.workspace.place import Workspace
 
@@ -68,6 +69,8 @@ def submit(workspace: Workspace, spec: JobSpec) -> Job:
         return _again(workspace, spec)
     durable.enqueue(job)
     running.changed()
+    if (host := warm.current()) is not None and any(step.entry for step in spec.steps):
+        host.start()  # it may have ended when nothing came for long
     return job
 
 

@@ -37,6 +37,7 @@ from finery.runners.process import Exit
 from finery.workspace.store import now
 
 MOST_LOSSES = 3  # attempts whose process is ended from outside, before the step fails
+_LOADING = 30.0  # seconds that a step waits for libraries that are being loaded: so would it
 _PAUSE = (0.02, 0.25)  # seconds between looks at a process: the first, the longest
 
 
@@ -126,6 +127,7 @@ def _start(runtime: Runtime, job: Job, record: Attempt, devices: Devices) -> Non
             devices=devices,
             environment={**step_environment(runtime, job), **job.step.environment_variables},
             grace=runtime.grace,
+            loads=_LOADING if job.step.entry and not job.step.environment_variables else None,
         )
         runtime.runner.submit(runtime.runner.plan(task))
     with workspace.store.write() as connection:

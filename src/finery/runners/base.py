@@ -39,6 +39,7 @@ class Task:
     devices: Devices = Devices()
     environment: Mapping[str, str] = field(default_factory=dict)
     grace: float = GRACE
+    loads: float | None = None  # see `finery.runners.process.Process`
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 TOKEN = "FINERY_ATTEMPT"  # noqa: S105 - the name of a variable
 _BEGUN = 2.0  # seconds in which a program has begun; the system needs well under one of them
-_SIZE, _START, _END = 20, 47, 48  # words of Linux's /proc/PID/stat after the program's name
+ROOM = 64  # bytes that a token may have
+SIZE, START, END = 20, 47, 48  # words of Linux's /proc/PID/stat after the program's name
 
 
 def carriers(token: str) -> list[psutil.Process]:
@@ -68,5 +69,5 @@ def _environment(pid: int) -> bytes:
 def _is_empty(pid: int) -> bool:
     """Whether the environment of a process is empty for good."""
     words = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    has_memory = words[_SIZE] != "0"  # one that has ended, or is the system's own, has none
-    return not has_memory or (words[_START] != "0" and words[_START] == words[_END])
+    has_memory = words[SIZE] != "0"  # one that has ended, or is the system's own, has none
+    return not has_memory or (words[START] != "0" and words[START] == words[END])

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from finery.files import read_json, write_json
 from finery.runners.process import PROCESS, STARTED, Exit, write_exit
@@ -24,22 +24,35 @@ from finery.runners.process import PROCESS, STARTED, Exit, write_exit
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-def main(folder: Path, lock: int) -> None:
+class Child(Protocol):
+    """A command that was started."""
+
+    pid: int
+
+    def wait(self) -> int:
+        """Its exit status, or the number of the signal that ended it below zero."""
+        ...
+
+
+Spawn = Callable[[dict[str, Any]], Child]  # starts what process.json says
+
+
+def main(folder: Path, lock: int, spawn: Spawn | None = None) -> None:
     """Run the process of `folder`; `lock` is the open lock that we were handed."""
     os.set_inheritable(lock, False)  # the command must not hold it beyond our end
     write_json(folder / STARTED, {"pid": os.getpid(), "at": time.time()})
     process = read_json(folder / PROCESS)
     try:
-        end = _run(process)
+        end = _run(process, spawn or _spawn)
     except OSError as error:
         end = Exit(127, error=f"{process['argv'][0]}: {error.strerror or error}")
     write_exit(folder, end)
     os.close(lock)
 
 
-def _run(process: dict[str, Any]) -> Exit:
+def _run(process: dict[str, Any], spawn: Spawn) -> Exit:
     stopped = False
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         nonlocal stopped
@@ -54,7 +67,7 @@ def _run(process: dict[str, Any]) -> Exit:
 
     signal.signal(signal.SIGALRM, end)
     signal.signal(signal.SIGTERM, stop)
-    child = _spawn(process)
+    child = spawn(process)
     if stopped:  # asked between the lines above
         stop(signal.SIGTERM, None)
     returncode = child.wait()
@@ -74,11 +87,11 @@ def _spawn(process: dict[str, Any]) -> subprocess.Popen[bytes]:
             stderr=output,
             cwd=process["working_folder"],
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),  # safe: this process has one thread
+            preexec_fn=die_with(os.getpid()),  # safe: this process has one thread
         )
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
+def die_with(parent: int) -> Callable[[], None] | None:
     """Where the system can, the command ends when we are killed."""
     if sys.platform != "linux":
         return None
@@ -92,7 +105,7 @@ def _die_with(parent: int) -> Callable[[], None] | None:
     return arrange
 
 
-def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(child: Child, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
 

@@ -36,12 +36,16 @@ class LocalRunner:
     def submit(self, plan: Plan) -> bool:
         """Start the process; False when this attempt was started before."""
         task = plan.task
-        return process.start(
-            task.folder,
-            process.Process(
-                task.argv, task.token, task.working_folder, task.log, plan.environment, task.grace
-            ),
+        asked = process.Process(
+            argv=task.argv,
+            token=task.token,
+            working_folder=task.working_folder,
+            log=task.log,
+            environment=plan.environment,
+            grace=task.grace,
+            loads=None if task.devices.gpus else task.loads,  # the warm host sees no GPU
         )
+        return process.start(task.folder, asked)
 
     def status(self, folder: Path) -> process.State:
         """Where the attempt in `folder` stands."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import subprocess
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Literal
 
 from finery.files import read_json, write_json
+from finery.runners import warm
 from finery.runners.carriers import TOKEN, carriers, token_of
 
+log = logging.getLogger("finery.runners")
 PROCESS, STARTED, EXIT, LOCK = "process.json", "started.json", "exit.json", "lock"
 GRACE = 10.0  # seconds between asking a process to end and ending it
 _LOOK = 1.0  # seconds in which somebody's look at a lock is over
@@ -46,6 +49,7 @@ class Process:
     log: Path  # standard output and error are appended to it
     environment: Mapping[str, str] = field(default_factory=dict)  # beside our own
     grace: float = GRACE
+    loads: float | None = None  # needs what a warm host has loaded; how long it waits for that
 
     def written(self) -> dict[str, object]:
         """What the entry reads in `process.json`."""
@@ -89,21 +93,40 @@ def start(folder: Path, process: Process) -> bool:
         write_json(folder / PROCESS, process.written())
         inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
         environment = {**inherited, **process.environment, TOKEN: process.token}
-        argv = [sys.executable, "-P", "-m", "finery.runners.entry", str(folder), str(lock)]
-        with (folder / "entry.log").open("ab") as log:
-            child = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=folder,
-                env=environment,
-                pass_fds=(lock,),
-                start_new_session=True,
-            )
+        if not _started_warm(folder, process, environment, lock):
+            _start_cold(folder, environment, lock)
+    return True
+
+
+def _started_warm(
+    folder: Path, process: Process, environment: Mapping[str, str], lock: int
+) -> bool:
+    host = warm.current()
+    if host is None or process.loads is None or not warm.is_ordinary(process.environment):
+        return False
+    try:
+        return host.take(process.argv, environment, folder, lock, patience=process.loads)
+    except warm.HandOverError as error:
+        log.warning("%s; it is started anew", error)
+        end_all(process.token)
+        return (folder / STARTED).exists()  # and lost by now, as whoever looks finds out
+
+
+def _start_cold(folder: Path, environment: Mapping[str, str], lock: int) -> None:
+    argv = [sys.executable, "-P", "-m", "finery.runners.entry", str(folder), str(lock)]
+    with (folder / "entry.log").open("ab") as said:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd=folder,
+            env=environment,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
     # Collects the exit status; a process that ended and that nobody waits for stays a zombie.
     threading.Thread(target=child.wait, name=f"reap {child.pid}", daemon=True).start()
-    return True
 
 
 def state(folder: Path) -> State:

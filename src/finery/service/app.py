@@ -30,6 +30,7 @@ from finery.azureml.limits import BodyLimits
 from finery.azureml.scope import ArmPaths
 from finery.endpoints import running as endpoints_part
 from finery.jobs import service as jobs_part
+from finery.jobs import warming
 from finery.openai import chat as openai_chat
 from finery.workspace import tracking_part
 from finery.workspace.place import Workspace
@@ -81,6 +82,6 @@ def create_app(workspace: Workspace) -> FastAPI:
     return app
 
 
-# What runs beside the requests, each an async context manager (app, workspace): tracking
-# server, jobs, endpoints. Started in this order, stopped in the other.
-PARTS = (tracking_part.part, jobs_part.part, endpoints_part.part)
+# What runs beside the requests, each an async context manager (app, workspace): loaded
+# libraries, tracking server, jobs, endpoints. Started in this order, stopped in the other.
+PARTS = (warming.part, tracking_part.part, jobs_part.part, endpoints_part.part)

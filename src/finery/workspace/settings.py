@@ -39,6 +39,7 @@ class Settings:
     workspace_name: str = "finery"
     registries: tuple[str, ...] = ("azureml",)
     tracking: bool = True  # keep an MLflow server beside the service
+    warm_steps: bool = True  # keep the libraries of steps loaded while jobs come in (about 450 MB)
     users: tuple[str, ...] = ()  # who, beside the owner, has a key (`finery env --user NAME`)
 
     @property

@@ -15,4 +15,4 @@ def new_workspace(folder: Path, **settings: Any) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
     store = connect(f"sqlite:///{folder / 'finery.sqlite'}")
     metadata.create_all(store.engine)
-    return Workspace(folder, Settings(tracking=False, **settings), store)
+    return Workspace(folder, Settings(**{"tracking": False, "warm_steps": False, **settings}), store)
