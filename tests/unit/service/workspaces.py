@@ -15,4 +15,5 @@ def new_workspace(folder: Path, **settings: Any) -> Workspace:
     folder.mkdir(parents=True, exist_ok=True)
     store = connect(f"sqlite:///{folder / 'finery.sqlite'}")
     metadata.create_all(store.engine)
-    return Workspace(folder, Settings(**{"tracking": False, "warm_steps": False, **settings}), store)
+    quiet: dict[str, Any] = {"tracking": False, "warm_steps": False}
+    return Workspace(folder, Settings(**{**quiet, **settings}), store)
