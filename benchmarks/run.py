@@ -9,6 +9,9 @@ NAMES = {
     "train-cpu": "training on a CPU, beside TRL",
     "train-gpu": "training on one NVIDIA GPU, beside transformers + PEFT",
     "service": "starting a step, listing jobs, the walkthrough beside its work",
+    "gateway": "what the gateway adds to a request, and bad neighbours",
+    "serving-torch": "the torch engine beside transformers' generate, in turns",
+    "serving": "tokens per second of every engine, beside other servers",
     "sdk-matrix": "the walkthrough with several releases of azure-ai-ml",
 }
 
@@ -17,7 +20,7 @@ def main() -> int:
     """Run the benchmark that the first word names, with the rest as its options."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in NAMES:
-        listed = "\n".join(f"  {known:<11}{about}" for known, about in NAMES.items())
+        listed = "\n".join(f"  {known:<14}{about}" for known, about in NAMES.items())
         print(f"{__doc__}\n\n{listed}", file=sys.stdout if name in ("-h", "--help") else sys.stderr)
         return 0 if name in ("-h", "--help") else 2
     sys.argv[0:2] = [f"{sys.argv[0]} {name}"]

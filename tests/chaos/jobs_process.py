@@ -25,13 +25,14 @@ class JobsServer:
     """The server's process, started again as often as it dies."""
 
     folder: Path
+    database: str = ""  # "" is SQLite in the folder
     child: subprocess.Popen[str] | None = field(default=None, init=False)
     slowest: float = 0.0  # seconds from a start to the answer
 
     @cached_property
     def workspace(self) -> Workspace:
         """What it works on, to look at."""
-        return open_workspace(self.folder)
+        return open_workspace(self.folder, self.database)
 
     @property
     def pid(self) -> int:
@@ -42,7 +43,15 @@ class JobsServer:
     def start(self, die: str = "0:after") -> None:
         """Start it and wait until it answers."""
         began = time.monotonic()
-        argv = [sys.executable, str(SERVER), str(self.folder), "--die", die]
+        argv = [
+            sys.executable,
+            str(SERVER),
+            str(self.folder),
+            "--die",
+            die,
+            "--database",
+            self.database,
+        ]
         with (self.folder.parent / "server.log").open("a") as log:
             self.child = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True

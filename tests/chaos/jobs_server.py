@@ -60,12 +60,12 @@ def pipeline(name: str, kind: str) -> JobSpec:
     )
 
 
-def open_workspace(folder: Path) -> Workspace:
-    """The workspace in `folder`."""
+def open_workspace(folder: Path, database: str = "") -> Workspace:
+    """The workspace in `folder`, on a database or on SQLite in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = connect(f"sqlite:///{folder / 'finery.sqlite'}")
+    store = connect(database or f"sqlite:///{folder / 'finery.sqlite'}")
     migrate(store)
-    return Workspace(folder, Settings(tracking=False), store)
+    return Workspace(folder, Settings(tracking=False, database_url=database), store)
 
 
 class Death:
@@ -126,12 +126,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--die", default="0:after")
+    parser.add_argument("--database", default="")
     given = parser.parse_args()
     at, moment = given.die.split(":")
     death = Death(int(at), moment)
     if int(at):
         install(death)
-    workspace = open_workspace(given.folder)
+    workspace = open_workspace(given.folder, given.database)
     with sole_service(given.folder, workspace.store):
         runtime = Runtime(workspace, machine=Machine(cores=6), grace=0.3)
         with durable.launched(runtime):

@@ -1,12 +1,14 @@
-"""Kills the service, the steps of its jobs, or both, at random moments, and counts what is lost.
+"""Kills the service, the steps of its jobs, or both, or MLflow's server, at random moments, and
+counts what is lost.
 
 Pipelines are submitted all along: of tiny commands, some of which fail or are canceled, and
 `chat_completion_pipeline` on the smallest model of the data kit. At the end no acknowledged job
 may be missing, no step may have completed twice, every state must be right, every output there
-and the weights of all fine-tuned models the same.
+and the weights of all fine-tuned models the same. What MLflow acknowledged is there.
 
     python -m tests.chaos.pipelines --kills 200           # the real service
     python -m tests.chaos.pipelines --kills 200 --small   # a server of jobs and nothing else
+    python -m tests.chaos.pipelines --kills 200 --database postgres
     python -m tests.chaos.pipelines --sweep               # each commit of one pipeline
 
 The sweep kills that server around every single moment at which one pipeline makes something
@@ -31,6 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from job_faults import (
@@ -43,6 +46,7 @@ from job_faults import (
 )
 from jobs_process import JobsServer
 from jobs_server import open_workspace
+from mlflow_kills import Metrics, kill_mlflow
 from real_service import KIT, RealServer
 
 from finery.errors import FineryError
@@ -51,6 +55,7 @@ from finery.jobs import service
 from finery.jobs.job import TERMINAL, Job
 from finery.runners import process
 from finery.workspace.place import Workspace
+from postgres_server import postgres_server
 
 MOST_POINTS = 1000  # more than one pipeline has
 _MISSES = 6
@@ -60,6 +65,8 @@ RECOVERY = 10.0  # seconds in which a new server answers and has noted what ende
 KINDS = ("good", "good", "good", "failing", "canceled")
 TUNING = ("chat", "chat", "chat-again", "chat-canceled")
 VICTIMS = ("server", "server", "step", "both")
+STAYS_UP = ("step", "mlflow")  # victims that the server outlives
+DATABASES = ("sqlite", "postgres")
 
 
 Server = JobsServer | RealServer
@@ -108,6 +115,7 @@ class Trial:
     canceled: set[str] = field(default_factory=set)  # whose cancellation was acknowledged
     killed: Counter[str] = field(default_factory=Counter)
     report: Report = field(default_factory=Report)
+    metrics: Metrics | None = None  # where the server has MLflow
 
     def start(self, *, wait: bool) -> None:
         """Start the server; with `wait` until it has noted what ended while there was none.
@@ -130,12 +138,14 @@ class Trial:
     def round(self) -> None:
         """Submit and cancel, have a kill fall somewhere in between or later, start again."""
         wishes = self.wishes()
-        victim = self.dice.choice(VICTIMS)
+        victim = self.dice.choice((*VICTIMS, "mlflow", "mlflow") if self.metrics else VICTIMS)
         strike = threading.Timer(self.dice.uniform(0.0, self.pause), self.strike, (victim,))
         strike.start()
         unheard = [line for line in wishes if not self.ask(line)]
+        if self.metrics:
+            self.metrics.say()
         strike.join()
-        if victim != "step":
+        if victim not in STAYS_UP:
             self.server.kill()
             self.start(wait=self.dice.random() < 0.7)
         for line in unheard:
@@ -173,7 +183,10 @@ class Trial:
             self.start(wait=False)
 
     def strike(self, victim: str) -> None:
-        """Kill the server, a process of a step, or both."""
+        """Kill the server, a process of a step, or both; or MLflow's server."""
+        if victim == "mlflow":
+            self.report.kills[victim] += kill_mlflow(self.server.workspace)
+            return
         if victim != "step":
             os.kill(self.server.pid, signal.SIGKILL)
         if victim != "server" and not self.kill_a_step():
@@ -214,6 +227,7 @@ class Trial:
         for name in self.jobs:
             _wait(workspace, name, 300)
         report.last, report.slowest = time.monotonic() - began, self.server.slowest
+        report.faults += self.metrics.faults() if self.metrics else []
         self.server.kill()
         for name, kind in self.jobs.items():
             report.faults += faults_of(workspace, name, kind)
@@ -226,22 +240,31 @@ class Trial:
         return report
 
 
-def prove(kills: int, seed: int, folder: Path) -> Report:
+def prove(kills: int, seed: int, folder: Path, *, database: str = "") -> Report:
     """Run pipelines of commands on the small server under `kills` kills."""
-    server = JobsServer(folder / "service")
+    server = JobsServer(folder / "service", database)
     server.start()
     return _run(Trial(server, random.Random(seed), 0, 6, 1.2), kills)  # noqa: S311
 
 
 def prove_real(
-    kills: int, seed: int, folder: Path, *, kit: Path = KIT, tracking: bool = True, tuning: int = 2
+    kills: int,
+    seed: int,
+    folder: Path,
+    *,
+    kit: Path = KIT,
+    tracking: bool = True,
+    tuning: int = 2,
+    database: str = "",
 ) -> Report:
     """Run pipelines on the real service under `kills` kills."""
-    server = RealServer(folder, kit, {"tracking": tracking})
+    server = RealServer(folder, kit, {"tracking": tracking, "database_url": database})
     server.start()
     server.prepare()
     try:
-        return _run(Trial(server, random.Random(seed), tuning, 3, 3.0), kills)  # noqa: S311
+        trial = Trial(server, random.Random(seed), tuning, 3, 3.0)  # noqa: S311
+        trial.metrics = Metrics() if tracking else None
+        return _run(trial, kills)
     finally:
         server.end_all()
 
@@ -318,7 +341,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-tracking", action="store_true", help="without MLflow")
     parser.add_argument("--small", action="store_true", help="the small server of jobs instead")
     parser.add_argument("--sweep", action="store_true", help="every point of one pipeline instead")
+    parser.add_argument("--database", choices=DATABASES, default="sqlite", help="not with --sweep")
     given = parser.parse_args(arguments)
+    with _database(given.database) as url:
+        return _proved(given, url)
+
+
+def _database(kind: str) -> contextlib.AbstractContextManager[str]:
+    """The URL of a database of the trial's own; "" is SQLite in the folder of the service."""
+    return postgres_server() if kind == "postgres" else contextlib.nullcontext("")
+
+
+def _proved(given: argparse.Namespace, database: str) -> int:
     folder = Path(tempfile.mkdtemp(prefix="finery-chaos-"))
     began = time.monotonic()
     if given.sweep:
@@ -327,10 +361,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{deaths} deaths\n" + ("\n".join(faults) or "every state right"))
     else:
         if given.small:
-            report = prove(given.kills, given.seed, folder)
+            report = prove(given.kills, given.seed, folder, database=database)
         else:
             tracking = not given.no_tracking
-            report = prove_real(given.kills, given.seed, folder, kit=given.kit, tracking=tracking)
+            how = {"kit": given.kit, "tracking": tracking, "database": database}
+            report = prove_real(given.kills, given.seed, folder, **how)
         faults = report.faults
         print(report)
     print(f"{time.monotonic() - began:.0f} s in all")

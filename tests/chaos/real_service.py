@@ -72,8 +72,9 @@ class RealServer:
     def workspace(self) -> Workspace:
         """What it works on, to look at; there once it has been started."""
         folder = self.service.folder
-        database = store.connect(f"sqlite:///{folder / 'finery.sqlite'}")
-        return Workspace(folder, load_settings(folder), database)
+        settings = load_settings(folder)
+        url = settings.database_url or f"sqlite:///{folder / 'finery.sqlite'}"
+        return Workspace(folder, settings, store.connect(url))
 
     @property
     def pid(self) -> int:

@@ -17,6 +17,7 @@ from pipelines import MOST_POINTS, _ended, prove, sweep
 from finery.jobs import service
 from finery.jobs.job import attempt_folder
 from finery.runners import process
+from postgres_server import postgres_server
 
 # A third of what a pipeline makes durable lies within these; the full form tries every point.
 SOME_POINTS = [(26, "after"), (38, "before")]
@@ -26,6 +27,12 @@ def test_nothing_is_lost_and_nothing_done_twice_under_random_kills(tmp_path: Pat
     report = prove(4, seed=7, folder=tmp_path)
     assert not report.faults, str(report)
     assert report.slowest < 10.0, str(report)
+
+
+def test_nothing_is_lost_under_kills_with_everything_in_postgres(tmp_path: Path) -> None:
+    with postgres_server() as url:
+        report = prove(2, seed=7, folder=tmp_path, database=url)
+    assert not report.faults, str(report)
 
 
 def test_a_death_around_any_commit_is_survived(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from real_service import FOLDER, RealServer
 
 from finery.cli.client import connect
 from finery.workspace.errors import UnavailableError
+from postgres_server import postgres_server
 
 PATIENCE = 120.0
 HELLO = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -76,10 +77,10 @@ def test_a_deployment_under_way_is_brought_to_its_end_by_the_next_service(
         server.start()
         heard = heard or deployed("blue", "model")
     assert end_of("blue") == "Succeeded"
-    running = server.service.running
+    address = connect().get("onlineEndpoints", "chat")["properties"]["openaiBaseUrl"]
     key = connect().ask("POST", "onlineEndpoints", "chat", "listKeys").json()["primaryKey"]
     said = httpx.post(
-        f"{running.http_url}/endpoints/chat/v1/chat/completions",
+        f"{address}/chat/completions",
         json={"model": "blue", **HELLO},
         headers={"authorization": f"Bearer {key}"},
         timeout=60,
@@ -115,6 +116,17 @@ def test_nothing_is_lost_under_two_hundred_kills(kit: Path, tmp_path: Path) -> N
     report = prove_real(200, 0, tmp_path, kit=kit)
     assert not report.faults, str(report)
     assert report.kills.total() >= 200
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+def test_nothing_is_lost_under_forty_kills_with_everything_in_postgres(
+    kit: Path, tmp_path: Path
+) -> None:
+    with postgres_server() as url:
+        report = prove_real(40, 0, tmp_path, kit=kit, database=url)
+    assert not report.faults, str(report)
+    assert report.kills["mlflow"], str(report)
 
 
 def test_what_was_lost_fails_the_command(

@@ -156,13 +156,13 @@ def test_from_a_recipe_to_an_answer(recipe: Path, endpoint: str) -> None:
     assert "finetune" in run("job", "show", job["name"])
     version = told("model", "register", "by-hand", "--job", job["name"])["name"]
     assert told("model", "lineage", f"by-hand:{version}")
-    run("endpoint", "deploy", endpoint, "--model", f"by-hand:{version}", "--deployment", "blue")
-    assert told("endpoint", "show", endpoint)["properties"]["traffic"] == {"blue": 100}
+    run("deploy", f"by-hand:{version}", "--endpoint", endpoint)
+    assert told("endpoint", "show", endpoint)["traffic"] == {"blue": 100}
     words = ("--message", "Once upon a time", "--max-new-tokens", "4")
-    assert told("endpoint", "invoke", endpoint, *words)["output"] is not None
+    assert told("endpoint", "test", endpoint, *words)["output"] is not None
     assert run("endpoint", "logs", endpoint, "--deployment", "blue")
     before = told("endpoint", "keys", endpoint)
-    after = told("endpoint", "keys", endpoint, "--regenerate", "primary")
+    after = told("endpoint", "rotate", endpoint, "--key", "primary")
     assert after["primaryKey"] != before["primaryKey"]
     assert after["secondaryKey"] == before["secondaryKey"]
     run("endpoint", "traffic", endpoint, "blue=0")

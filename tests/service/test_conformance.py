@@ -122,7 +122,8 @@ def test_assets_are_shared_with_a_registry(client: Any, registry: Any, tmp_path:
     client.models.share(name, "1", **place)
     registry.models.download(name, "7", download_path=str(tmp_path / "got"))
     (copy,) = (path for path in (tmp_path / "got").rglob("*") if path.is_file())
-    assert (copy.name, copy.read_text()) == ("file.txt", "content")
+    assert copy.relative_to(tmp_path / "got").as_posix() == f"{name}/file.txt"
+    assert copy.read_text() == "content"
     client.data.create_or_update(Data(name=name, version="1", path=str(file), type="uri_file"))
     client.data.share(name, "1", **place)
     assert registry.data.get(name, "7").type == "uri_file"
@@ -325,6 +326,13 @@ def test_what_finery_does_not_have_is_refused_in_words(client: Any, group: str) 
     assert error.value.status_code in (400, 501)
     assert error.value.error is not None
     assert error.value.error.message
+
+
+def test_an_import_of_data_is_refused_as_what_finery_does_not_have(client: Any) -> None:
+    with pytest.raises(HttpResponseError) as error:
+        client.data.import_data(IMPORT)
+    assert (error.value.status_code, error.value.error.code) == (501, "NotImplemented")
+    assert "data.create_or_update" in error.value.error.message
 
 
 def _archived_and_back(operations: Any, name: str, version: str) -> None:

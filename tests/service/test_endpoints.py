@@ -46,6 +46,12 @@ def deployment(model: Any, endpoint: str = NAME, name: str = "demo") -> ManagedO
     )
 
 
+def gateway(service: Service) -> str:
+    """Where the endpoints of a service answer plain HTTP."""
+    note = json.loads((service.folder / "gateway" / "gateway.json").read_text())
+    return f"http://127.0.0.1:{note['http_port']}"
+
+
 @pytest.fixture(scope="module")
 def served(client: MLClient, registry: MLClient, kit: Path) -> Iterator[str]:
     """An endpoint whose deployment `demo`, a model of the registry, has all traffic."""
@@ -73,7 +79,7 @@ def openai_client(client: MLClient, service: Service, served: str) -> Iterator[A
     import openai
 
     key = client.online_endpoints.get_keys(served).primary_key
-    with openai.OpenAI(base_url=f"{service.http_url}/endpoints/{served}/v1", api_key=key) as found:
+    with openai.OpenAI(base_url=f"{gateway(service)}/endpoints/{served}/v1", api_key=key) as found:
         yield found
 
 
@@ -206,7 +212,7 @@ def test_tokens_open_the_endpoints_that_take_them(
     client.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode=mode)).result()
     assert client.online_endpoints.get(name).auth_mode.lower() == mode
     token = client.online_endpoints.get_keys(name).access_token
-    url = f"{service.http_url}/endpoints/{name}/v1/models"
+    url = f"{gateway(service)}/endpoints/{name}/v1/models"
 
     def status(given: str) -> int:
         header = {"authorization": f"Bearer {given}"}

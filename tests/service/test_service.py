@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,21 @@ def test_a_killed_service_starts_again_where_it_was(started: Service) -> None:
     assert (started.running.port, started.running.http_port) == (before.port, before.http_port)
     with httpx.Client(verify=started.trust, headers=headers) as http:
         assert http.get(place).json()["name"] == "kept"
+
+
+def test_what_was_staged_long_ago_and_never_became_a_blob_is_gone_after_a_start(
+    started: Service,
+) -> None:
+    folder, long_ago = started.folder / "uploads", time.time() - 8 * 24 * 3600
+    for name in ("old", "blocks/old/block", "new", "blocks/new/block"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"half a file")
+    for name in ("old", "blocks/old/block", "blocks/old"):
+        os.utime(folder / name, (long_ago, long_ago))
+    started.kill()
+    started.start()
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert left == {"new", "blocks/new/block"}
 
 
 def test_plain_http_takes_no_token_of_a_person_and_answers_under_its_own_name(

@@ -36,7 +36,7 @@ ORDER = (
     "jobs",
     "endpoints",
     "azureml",
-    "openai",
+    "studio",
     "service",
     "cli",
 )

@@ -16,12 +16,14 @@ from starlette.convertors import Convertor, register_url_convertor
 from finery.azureml import registries
 from finery.azureml.asset_bodies import name_body, read_version, version_body
 from finery.azureml.errors import error_response
+from finery.azureml.registered import take_over
 from finery.azureml.registration import completed
-from finery.azureml.scope import REGISTRY, WORKSPACE, TargetDep, WorkspaceDep, paged
+from finery.azureml.scope import REGISTRY, WORKSPACE, Target, TargetDep, WorkspaceDep, paged
 from finery.azureml.wire import list_view, mapping, text, texts, whole_number
 from finery.errors import Fault, InputError
 from finery.workspace import assets
 from finery.workspace.asset import PathChangedError
+from finery.workspace.place import Workspace
 from finery.workspace.references import KINDS
 
 # The sentence by which the SDK knows that a version has other files (its ASSET_PATH_ERROR).
@@ -75,6 +77,7 @@ def list_names(
     skip: Skip = "0",
 ) -> dict[str, Any]:
     """The names of a kind."""
+    _look_around(workspace, kind, target)
     every = assets.names(workspace, kind, target.registry, archived=list_view(view))
     start, size = whole_number(skip, "$skip"), min(top or _PAGE, _PAGE)
     page = [name_body(target, name) for name in every[start : start + size]]
@@ -87,6 +90,7 @@ def list_names(
 @router.get(_REGISTRY_NAME)
 def show_name(kind: str, name: str, target: TargetDep, workspace: WorkspaceDep) -> dict[str, Any]:
     """What the versions of a name share."""
+    _look_around(workspace, kind, target)
     return name_body(target, assets.get_name(workspace, kind, target.registry, name))
 
 
@@ -148,6 +152,7 @@ def list_versions(
                 if not hash_version or asset.properties.get("hash_version") == hash_version
             ]
         )
+    _look_around(workspace, kind, target)
     start, size = whole_number(skip, "$skip"), min(top or _PAGE, _PAGE)
     found = assets.versions(
         workspace,
@@ -172,6 +177,7 @@ def show_version(
     kind: str, name: str, version: str, target: TargetDep, workspace: WorkspaceDep
 ) -> dict[str, Any]:
     """One version."""
+    _look_around(workspace, kind, target)
     asset = assets.get(workspace, kind, target.registry, name, version)
     return version_body(workspace, target, asset)
 
@@ -204,6 +210,12 @@ def delete_version(
     """Forget a version."""
     gone = assets.delete(workspace, kind, target.registry, name, version)
     return Response(status_code=200 if gone else 204)
+
+
+def _look_around(workspace: Workspace, kind: str, target: Target) -> None:
+    """Models may have been registered in MLflow since."""
+    if kind == "model" and not target.registry:
+        take_over(workspace)
 
 
 def _newest_first(order: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from finery.azureml import browser
-from finery.workspace import identity
+from finery.workspace import identity, sessions
 from finery.workspace.errors import ForbiddenError, UnauthenticatedError
 from finery.workspace.place import Workspace
 
@@ -15,13 +15,13 @@ OPEN = {
     "/metadata/endpoints": "public: addresses, no data; asked for before there is a token",
     "/discovery": "public: one address; the SDK sends no token",
     "/msi/token": "the secret header, or the socket's owner (azureml/tokens.py)",
-    "/studio/*": "says nothing without the cookie of a signed address (azureml/browser.py)",
+    "/studio": "leads to the pages below it, nothing else",
+    "/studio/*": "says nothing without the cookie of a signed address (studio/security.py)",
     "/login": "a signed address (azureml/browser.py)",
     "/healthz": "public: says that the service is up, nothing else",
     "/_blob.blob.local/*": "a token for storage or a signed address (azureml/blobs.py)",
     "/_artifacts/*": "a signed address (azureml/runs.py)",
     "/mlflow/signed/*": "a signed address (azureml/tracking.py)",
-    "/endpoints/*": "the key or token of the endpoint (azureml/scoring.py, openai/)",
 }
 
 READING = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
@@ -41,8 +41,11 @@ async def the_caller(request: Request) -> None:
     if is_open(template):
         return
     workspace: Workspace = request.app.state.workspace
-    session = request.cookies.get(browser.cookie(workspace))
-    if session and template.startswith(browser.PAGES) and "authorization" not in request.headers:
+    is_page = template.startswith(browser.PAGES)
+    if is_page and browser.shows_pages(request) and not browser.has_session(request, workspace):
+        raise browser.SignedOutError("This browser is not signed in.")
+    session = request.cookies.get(sessions.cookie(workspace))
+    if session and is_page and "authorization" not in request.headers:
         claims = identity.verify(workspace, session, {identity.BROWSER})
         _refuse_other_pages(request)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ DEFAULT_TIMEOUT = 180.0  # Azure's is 5 s, and its longest 180 s: models on a CP
 # What a change leaves is read before what it sends is written: two at once would lose one.
 MERGING = threading.Lock()
 MOST_LINES = 20_000  # of a log in one answer, which is made in memory
+ENGINE_PROPERTY = "finery.engine"
+REPORTED = "finery.reported."  # before the properties that the replicas say, not the caller
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
 
 
@@ -37,13 +40,15 @@ _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?
 def listed(endpoint: str, target: TargetDep, workspace: WorkspaceDep) -> dict[str, Any]:
     """The deployments of an endpoint."""
     found = service.deployments_of(workspace, endpoint)
-    return paged([_body(target, workspace, one) for one in found])
+    reports = service.reports_of(workspace, endpoint)
+    return paged([_body(target, workspace, one, reports) for one in found])
 
 
 @router.get(DEPLOYMENT)
 def show(endpoint: str, name: str, target: TargetDep, workspace: WorkspaceDep) -> dict[str, Any]:
     """One deployment."""
-    return _body(target, workspace, service.deployment(workspace, endpoint, name))
+    found = service.deployment(workspace, endpoint, name)
+    return _body(target, workspace, found, service.reports_of(workspace, endpoint))
 
 
 @router.put(DEPLOYMENT)
@@ -94,7 +99,8 @@ def logs(endpoint: str, name: str, body: dict[str, Any], workspace: WorkspaceDep
     lines = 1000 if lines is None else lines
     if not isinstance(lines, int) or isinstance(lines, bool) or not 0 <= lines <= MOST_LINES:
         raise InputError([Fault("tail", repr(lines), f"a number of lines from 0 to {MOST_LINES}")])
-    log = replicas.newest_log(workspace, endpoint, name)
+    host = service.host_of(workspace, endpoint, name)  # whose process speaks for it, if another's
+    log = replicas.newest_log(workspace, endpoint, host or name)
     return {"content": replicas.tail(log, lines) if log else ""}
 
 
@@ -133,7 +139,8 @@ def _put(
     request.app.state.endpoints.supervisor.wake()
     status = 201 if found.state == "Creating" else 200
     headers = _operation_headers(request, target, operation)
-    return JSONResponse(_body(target, workspace, found), status, headers)
+    reports = service.reports_of(workspace, endpoint)
+    return JSONResponse(_body(target, workspace, found, reports), status, headers)
 
 
 def _wanted(
@@ -142,7 +149,6 @@ def _wanted(
     properties = mapping(body, "properties")
     _refuse_what_is_not_here(properties)
     settings = mapping(properties, "requestSettings")
-    probe = mapping(properties, "livenessProbe")
     at_once = settings.get("maxConcurrentRequestsPerInstance")
     faults: list[Fault] = []
     wanted = service.WantedDeployment(
@@ -157,8 +163,10 @@ def _wanted(
             lambda: _duration(settings, "requestSettings.requestTimeout", DEFAULT_TIMEOUT),
             DEFAULT_TIMEOUT,
         ),
-        probe=or_fault(faults, lambda: _probe(probe), Probe()),
-        wire=dict(body),
+        liveness_probe=_probe(properties, "livenessProbe", faults),
+        readiness_probe=_probe(properties, "readinessProbe", faults),
+        engine=or_fault(faults, lambda: _engine(body), "auto"),
+        wire=_without_reports(body),
     )
     if faults := [*faults, *service.deployment_faults(wanted)]:
         raise InputError(faults, f"deployment {name}")
@@ -188,16 +196,37 @@ def _model(workspace: Workspace, reference: str) -> str:
     return str(found.path) if found.path else found.source
 
 
-def _probe(settings: Mapping[str, Any]) -> Probe:
-    failures = settings.get("failureThreshold")
-    failures = Probe.failures if failures is None else failures
-    if not isinstance(failures, int) or isinstance(failures, bool) or failures < 1:
-        where = "livenessProbe.failureThreshold"
-        raise InputError([Fault(where, repr(failures), "a whole number from 1")])
+def _engine(body: Mapping[str, Any]) -> str:
+    """The engine asked for: by variable, or by property or tag where a client sets no variables."""
+    properties = mapping(body, "properties")
+    for given, name in (
+        (mapping(properties, "environmentVariables"), replicas.ENGINE),
+        (mapping(properties, "properties"), ENGINE_PROPERTY),
+        (mapping(body, "tags"), ENGINE_PROPERTY),
+    ):
+        if found := text(given, name):
+            return found.lower()
+    return "auto"
+
+
+def _probe(properties: Mapping[str, Any], where: str, faults: list[Fault]) -> Probe:
+    """A probe as it was sent; what is not said is Azure's default."""
+    usual = Probe()
+    settings = or_fault(faults, lambda: mapping(properties, where), {})
+
+    def seconds(name: str, default: float) -> float:
+        return or_fault(faults, lambda: _duration(settings, f"{where}.{name}", default), default)
+
+    def count(name: str, default: int) -> int:
+        given = settings.get(name)
+        return default if given is None else given
+
     return Probe(
-        period=_duration(settings, "livenessProbe.period", Probe.period),
-        timeout=_duration(settings, "livenessProbe.timeout", Probe.timeout),
-        failures=failures,
+        initial_delay=seconds("initialDelay", usual.initial_delay),
+        period=seconds("period", usual.period),
+        timeout=seconds("timeout", usual.timeout),
+        success_threshold=count("successThreshold", usual.success_threshold),
+        failure_threshold=count("failureThreshold", usual.failure_threshold),
     )
 
 
@@ -213,9 +242,30 @@ def _duration(settings: Mapping[str, Any], where: str, default: float) -> float:
     return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
-def _body(target: Target, workspace: Workspace, found: Deployment) -> dict[str, Any]:
+def _without_reports(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body without what an answer of ours added: the SDK sends back what it was shown."""
+    properties = mapping(body, "properties")
+    own = {
+        name: value
+        for name, value in mapping(properties, "properties").items()
+        if not name.startswith(REPORTED)
+    }
+    return {**body, "properties": {**properties, "properties": own}}
+
+
+def _body(
+    target: Target,
+    workspace: Workspace,
+    found: Deployment,
+    reports: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     wire = dict(found.wire)
     properties = mapping(wire, "properties")
+    about = dict(mapping(properties, "properties"))
+    for name, value in reports.get(found.name, {}).items():
+        about[REPORTED + name] = value if isinstance(value, str) else json.dumps(value)
+    if found.error:
+        about[REPORTED + "error"] = found.error["message"]
     return {
         **wire,
         "id": f"{target.arm}/onlineEndpoints/{found.endpoint}/deployments/{found.name}",
@@ -226,6 +276,8 @@ def _body(target: Target, workspace: Workspace, found: Deployment) -> dict[str, 
         "sku": {"name": "Default", **mapping(wire, "sku"), "capacity": found.instance_count},
         "properties": {
             **properties,
+            "properties": about,
+            "engine": found.engine,
             "endpointComputeType": "Managed",
             "scaleSettings": properties.get("scaleSettings") or {"scaleType": "Default"},
             "provisioningState": found.state,

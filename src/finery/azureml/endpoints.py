@@ -9,10 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from finery.azureml import deployments
+from finery.azureml import canaries, deployments
 from finery.azureml.scope import WORKSPACE, Target, TargetDep, WorkspaceDep, paged
 from finery.azureml.wire import mapping, moment, text
 from finery.endpoints import keys, operations, service
+from finery.endpoints.gateway import control
 from finery.endpoints.values import AuthMode, Endpoint
 from finery.errors import Fault, InputError
 from finery.workspace.place import Workspace
@@ -20,6 +21,7 @@ from finery.workspace.store import now
 
 router = APIRouter()
 router.include_router(deployments.router)
+router.include_router(canaries.router)
 
 ENDPOINTS = WORKSPACE + "/onlineEndpoints"
 ENDPOINT = ENDPOINTS + "/{endpoint}"
@@ -140,7 +142,10 @@ def _wanted(name: str, body: Mapping[str, Any]) -> service.WantedEndpoint:
 
 def _body(target: Target, workspace: Workspace, found: Endpoint) -> dict[str, Any]:
     wire = dict(found.wire)
-    address = f"{workspace.settings.base_url}/endpoints/{found.name}"
+    at = control.addresses(workspace)
+    https, http = (at.https_url, at.http_url) if at else (workspace.settings.base_url, "")
+    place = f"{https}/endpoints/{found.name}"
+    plain = f"{http or workspace.settings.http_url}/endpoints/{found.name}"
     mode = next(word for word, known in MODES.items() if known == found.auth_mode)
     return {
         **wire,
@@ -154,7 +159,9 @@ def _body(target: Target, workspace: Workspace, found: Endpoint) -> dict[str, An
             "authMode": mode,
             "traffic": dict(found.traffic),
             "mirrorTraffic": dict(found.mirror_traffic),
-            "scoringUri": f"{address}/score",
+            "scoringUri": f"{place}/score",
+            "swaggerUri": f"{place}/swagger.json",
+            "openaiBaseUrl": f"{plain}/v1",
             "provisioningState": found.state,
         },
         "systemData": {

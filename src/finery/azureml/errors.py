@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import uuid
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from finery.azureml import browser
 from finery.errors import FineryError, InputError
 from finery.workspace import errors
 
@@ -45,8 +47,10 @@ def response_for(error: FineryError) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Give every error of every route Azure's shape."""
 
-    async def refused(request: Request, error: Exception) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, FineryError)  # noqa: S101 - the handler is registered for it
+        if isinstance(error, browser.SignedOutError) and browser.shows_pages(request):
+            return browser.sign_in(request)
         return response_for(error)
 
     async def malformed(request: Request, error: Exception) -> JSONResponse:
@@ -72,6 +76,10 @@ def install(app: FastAPI) -> None:
         text = f"finery failed; the service's log holds the cause under {reference}."
         return error_response(500, "InternalServerError", text)
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nginx's word for it; nobody is there to read it
+
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(FineryError, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http)

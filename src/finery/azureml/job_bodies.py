@@ -125,6 +125,7 @@ def _command(job: JobSpec, properties: Mapping[str, Any], faults: list[Fault]) -
 def _pipeline(
     job: JobSpec, properties: Mapping[str, Any], lookup: Lookup, faults: list[Fault]
 ) -> JobSpec:
+    _refuse_transfers(properties.get("jobs"))
     settings = _settings(properties.get("settings"), faults)
     compute = job.compute or compute_name(str(settings.get("default_compute") or ""))
     nodes, wrong = read_nodes(properties.get("jobs") or {}, "jobs")
@@ -144,6 +145,18 @@ def _pipeline(
         continue_on_step_failure=_is_true(settings.get("continue_on_step_failure")),
         compute=compute,
     )
+
+
+def _refuse_transfers(nodes: Any) -> None:
+    """Raise NotImplementedHereError for nodes that bring data from somewhere else, as those of
+    `data.import_data` do.
+    """
+    for name, node in nodes.items() if isinstance(nodes, Mapping) else ():
+        if isinstance(node, Mapping) and str(node.get("type")).lower() == "data_transfer":
+            raise NotImplementedHereError(
+                f"finery does not import data from databases and other services (jobs.{name}). "
+                "Write it to a file, and register that with data.create_or_update."
+            )
 
 
 def _of_component(

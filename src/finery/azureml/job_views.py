@@ -9,6 +9,7 @@ from urllib.parse import quote
 from finery.azureml.scope import Target
 from finery.azureml.wire import moment
 from finery.jobs.job import Job
+from finery.workspace import identity
 from finery.workspace.place import Workspace
 
 JOB_TYPE = "Microsoft.MachineLearningServices/workspaces/jobs"
@@ -46,11 +47,11 @@ def job_view(workspace: Workspace, target: Target, job: Job) -> dict[str, Any]:
 
 
 def services(workspace: Workspace, target: Target, job: Job) -> dict[str, Any]:
-    """Where to look at a job."""
-    base = workspace.settings.base_url
-    host = base.removeprefix("https://")
+    """Where to look at a job. The first opens in a browser that never signed in, for half a day."""
+    host = workspace.settings.base_url.removeprefix("https://")
+    page = identity.login_link(workspace, f"/studio/jobs/{quote(job.name)}")
     return {
-        "Studio": _service("Studio", f"{base}/studio/jobs/{quote(job.name)}"),
+        "Studio": _service("Studio", page),
         "Tracking": _service("Tracking", f"azureml://{host}/mlflow/v1.0{target.arm}"),
     }
 

@@ -13,6 +13,7 @@ from finery.workspace.errors import NotFoundError
 from finery.workspace.flavors import with_flavors
 from finery.workspace.place import Workspace
 from finery.workspace.references import AssetVersion, DatastorePath
+from finery.workspace.tracking_models import bring_from_run, files_of_run
 
 
 def completed(workspace: Workspace, asset: Asset) -> Asset:
@@ -28,6 +29,9 @@ def completed(workspace: Workspace, asset: Asset) -> Asset:
     if isinstance(reference, AssetVersion):
         raise InputError([Fault("path", place, "files, not another asset")])
     path = references.locate(workspace, reference, "path")
+    run = ""
+    if asset.kind == "model" and isinstance(reference, DatastorePath):
+        run = bring_from_run(workspace, reference.path, path)
     if asset.kind in ("data", "environment"):
         return asset
     if not path.exists():
@@ -35,8 +39,8 @@ def completed(workspace: Workspace, asset: Asset) -> Asset:
     if asset.kind == "code":
         return asset
     asset = with_flavors(asset, path)
-    job = _job_of(reference)
-    return _with_lineage(workspace, asset, job) if job else asset
+    job = run or _job_of(reference)
+    return with_origin(workspace, asset, job) if job else asset
 
 
 def _job_of(reference: references.Reference) -> str:
@@ -47,14 +51,18 @@ def _job_of(reference: references.Reference) -> str:
     return rest.partition("/")[0] if folder == "azureml" else ""
 
 
-def _with_lineage(workspace: Workspace, asset: Asset, job: str) -> Asset:
-    """What the job knows of the model: base, data, recipe, packages; the caller's words win."""
+def with_origin(workspace: Workspace, asset: Asset, run: str) -> Asset:
+    """What the job of a run knows of the model: base, data, recipe, packages; the caller's words
+    win. Of a run that is no job's, and of a folder that somebody made where the outputs of jobs
+    lie, the name is all there is to say.
+    """
     try:
-        found = lineage(workspace, job)
-    except NotFoundError:  # a folder that somebody made where the outputs of jobs lie
-        return asset
+        found = lineage(workspace, run)
+    except NotFoundError:
+        is_logged = files_of_run(workspace, run, "") is not None
+        return replace(asset, spec={**asset.spec, "jobName": run}) if is_logged else asset
     known = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items()
     }
     properties = {**known, **asset.properties}
-    return replace(asset, properties=properties, spec={**asset.spec, "jobName": job})
+    return replace(asset, properties=properties, spec={**asset.spec, "jobName": found["job"]})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from finery.azureml.first_look import Looks
@@ -40,6 +41,7 @@ RUNS = (
     HISTORY + "/experimentids/{experiment}/runs/{run}",
 )
 CHUNK = 1 << 20
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 LOOKS = Looks()
 
 
@@ -155,11 +157,11 @@ def model_addresses(
 
 
 @router.get(ARTIFACTS + "/{run}/{log:path}")
-def log_file(run: str, log: str, request: Request, workspace: WorkspaceDep) -> StreamingResponse:
-    """A log file, whole; the address carries its own permission.
+def log_file(run: str, log: str, request: Request, workspace: WorkspaceDep) -> Response:
+    """A log file, or the part of it that is asked for; the address carries its own permission.
 
-    Clients fetch a growing log again and again and print what is beyond the lines they have
-    seen, so an unfinished last line waits until the run has ended.
+    Azure's clients fetch a growing log again and again, whole, and print what is beyond the lines
+    they have seen, so an unfinished last line waits until the run has ended.
     """
     identity.verify_query(workspace, log_path(run, log), request.query_params)
     job = service.get(workspace, run)
@@ -167,8 +169,36 @@ def log_file(run: str, log: str, request: Request, workspace: WorkspaceDep) -> S
     if found is None:
         raise NotFoundError(f"The run {run} has no log called {log}.")
     size = found.stat().st_size if job.is_terminal else complete_lines(found)
-    headers = {"Content-Length": str(size), "Cache-Control": "no-store"}
-    return StreamingResponse(read(found, size), media_type="text/plain", headers=headers)
+    headers = {"Cache-Control": "no-store", "Accept-Ranges": "bytes"}
+    span = asked_part(request.headers.get("range", ""), size)
+    if span is None:
+        headers["Content-Length"] = str(size)
+        return StreamingResponse(read(found, size), media_type="text/plain", headers=headers)
+    start, end = span
+    if start >= end:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    headers |= {
+        "Content-Range": f"bytes {start}-{end - 1}/{size}",
+        "Content-Length": str(end - start),
+    }
+    return StreamingResponse(
+        read(found, end - start, start), 206, media_type="text/plain", headers=headers
+    )
+
+
+def asked_part(header: str, size: int) -> tuple[int, int] | None:
+    """Where the part of a file that `Range` asks for begins, and where it ends; empty when the
+    file has none of it. None asks for all, as do forms that need not be served (RFC 9110, 14.2).
+    """
+    found = _RANGE.fullmatch(header.strip())
+    if found is None or header.strip() == "bytes=-":
+        return None
+    first, last = found.groups()
+    if not first:  # so many bytes from the end
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(int(last) + 1, size) if last else size
 
 
 def complete_lines(path: Path) -> int:
@@ -185,9 +215,10 @@ def complete_lines(path: Path) -> int:
     return 0
 
 
-def read(path: Path, size: int) -> Iterator[bytes]:
-    """The first `size` bytes of a file that may be growing."""
+def read(path: Path, size: int, start: int = 0) -> Iterator[bytes]:
+    """The `size` bytes from `start` on of a file that may be growing."""
     with path.open("rb") as file:
+        file.seek(start)
         while size > 0 and (piece := file.read(min(size, CHUNK))):
             size -= len(piece)
             yield piece

@@ -7,6 +7,7 @@ carries a signature, and back.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 from starlette.background import BackgroundTask
 
 from finery.azureml.limits import MAX_BYTES
+from finery.azureml.registered import take_over
 from finery.azureml.scope import WorkspaceDep
 from finery.errors import Fault, InputError
 from finery.workspace import identity
@@ -30,7 +32,7 @@ router = APIRouter()
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 _AZURE = re.compile(
-    r"v[12]\.0/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+/(?P<rest>.*)",
+    r"v[12]\.0/subscriptions/[^/]+/resourceGroups/[^/]+/providers/[^/]+/workspaces/[^/]+(?:/(?P<rest>.*))?",
     re.IGNORECASE,
 )
 ARTIFACTS = "api/2.0/mlflow-artifacts"
@@ -68,10 +70,19 @@ async def artifacts(
 @router.api_route("/mlflow/{path:path}", methods=METHODS)
 async def mlflow(path: str, request: Request, workspace: WorkspaceDep) -> Response:
     """Everything else of MLflow."""
+    answer = await _answer(path, request, workspace)
+    if path.endswith("model-versions/create") and answer.status_code < 300:
+        await asyncio.to_thread(take_over, workspace)  # before the caller hears of it
+    return answer
+
+
+async def _answer(path: str, request: Request, workspace: Workspace) -> Response:
     azure = _AZURE.fullmatch(path)
     if not azure:
         return await _pass_on(request, path)
-    rest = azure["rest"]
+    rest = azure["rest"] or ""
+    if not rest and request.method == "GET":  # "View run at …": a browser keeps what follows "#"
+        return RedirectResponse("/mlflow/", status_code=303)
     if rest.endswith("preview/mlflow/runs/get-run-data-status"):
         return JSONResponse({"is_complete": True})  # what was taken has been written
     if rest.endswith("preview/mlflow/runs/log-batch-async"):

@@ -1,4 +1,4 @@
-"""`finery chat MODEL`: talk to a model, or to two models side by side."""
+"""`finery chat`: talk to a model or an endpoint, or to two of them side by side."""
 
 from __future__ import annotations
 
@@ -6,27 +6,17 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import typer
 
-from finery.errors import FineryError
+from finery.cli.chat_voices import Local, Settings, Voice, remote
+from finery.cli.client import connect
+from finery.errors import Fault, FineryError, InputError
 from finery.evaluation.markup import plain
 
-if TYPE_CHECKING:
-    from finery.inference.open import Opened
-
 HELP = "/reset starts over, /exit or Ctrl-D leaves, Ctrl-C stops an answer."
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How answers are made."""
-
-    max_new_tokens: int
-    temperature: float
-    seed: int
 
 
 @dataclass
@@ -34,7 +24,7 @@ class Talk:
     """One model with its own side of the conversation."""
 
     label: str
-    opened: Opened
+    voice: Voice
     system: str
     messages: list[dict[str, Any]] = field(default_factory=list)
 
@@ -49,7 +39,7 @@ class Talk:
 def chat_command(
     model: Annotated[
         str, typer.Argument(help="Run folder, model folder, adapter folder, or model source.")
-    ],
+    ] = "",
     against: Annotated[
         str, typer.Option(help="A second model that answers each message too, e.g. the base.")
     ] = "",
@@ -64,14 +54,16 @@ def chat_command(
         bool, typer.Option("--json", help="With --message: print the answers as JSON.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    endpoint: Annotated[str, typer.Option(help="Talk to this endpoint, in place of MODEL.")] = "",
+    deployment: Annotated[str, typer.Option(help="Of the endpoint, whatever its traffic.")] = "",
 ) -> None:
     """Talk to a model; with --against, to two models that answer the same messages."""
-    from finery.inference.open import open_model
-
     if as_json and not message:
         raise FineryError("--json prints one answer and needs a --message. Add --message TEXT.")
-    names = [name for name in (model, against) if name]
-    talks = [Talk(name, open_model(name, device=device), system) for name in names]
+    if bool(model) == bool(endpoint):
+        raise InputError([Fault("chat", "both or neither", "MODEL or --endpoint")])
+    talks = [Talk(endpoint, remote(connect(), endpoint, deployment), system)] if endpoint else []
+    talks += [Talk(name, _open(name, device), system) for name in (model, against) if name]
     settings = Settings(max_new_tokens, temperature, seed)
     if as_json:
         _print_json(talks, message, settings)
@@ -81,16 +73,17 @@ def chat_command(
         _converse(talks, settings)
 
 
-def _print_json(talks: Sequence[Talk], message: str, settings: Settings) -> None:
-    from finery.inference.generate import generate
+def _open(model: str, device: str) -> Local:
+    from finery.inference.open import open_model
 
+    return Local(open_model(model, device=device))
+
+
+def _print_json(talks: Sequence[Talk], message: str, settings: Settings) -> None:
     answers = []
     for talk in talks:
         messages = [*talk.messages, {"role": "user", "content": message}]
-        (answer,) = generate(
-            talk.opened.model, talk.opened.renderer, [messages], **asdict(settings)
-        )
-        answers.append({"model": talk.label, **asdict(answer)})
+        answers.append({"model": talk.label, **talk.voice.whole(messages, settings)})
     typer.echo(json.dumps({"message": message, "answers": answers}, ensure_ascii=False, indent=2))
 
 
@@ -135,15 +128,12 @@ def _take_turn(talks: Sequence[Talk], line: str, settings: Settings) -> None:
 
 def _answer_all(talks: Sequence[Talk], message: str, settings: Settings) -> None:
     """Every model answers, one after the other, in labelled blocks when there are several."""
-    from finery.inference.generate import stream
-
     for talk in talks:
         if len(talks) > 1:
             typer.secho(f"── {plain(talk.label)}", bold=True)
         messages = [*talk.messages, {"role": "user", "content": message}]
         said = []
-        pieces = stream(talk.opened.model, talk.opened.renderer, messages, **asdict(settings))
-        for piece in pieces:
+        for piece in talk.voice.pieces(messages, settings):
             said.append(piece)
             typer.echo(plain(piece), nl=False)
             sys.stdout.flush()

@@ -37,6 +37,10 @@ class RefusedInput(FineryError):
     exit_status = 2
 
 
+class NothingMoreError(FineryError):
+    """A file has no bytes where a request asks for some (416)."""
+
+
 @dataclass(frozen=True)
 class Service:
     """One running service; `http` carries the address, the trust and the token."""
@@ -150,6 +154,8 @@ def refusal(response: httpx.Response) -> FineryError:
     status = response.status_code
     if status == 400:
         return RefusedInput(text)
+    if status == 416:
+        return NothingMoreError(text)
     if status >= 500 and status not in _KINDS:
         return FineryError(f"The service failed ({status}): {text}")
     return _KINDS.get(status, FineryError)(text)

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import re
 from typing import Annotated, Any
 
 import typer
 
-from finery.cli.client import Service, connect
-from finery.cli.model import model_id
+from finery.cli import deploy, endpoint_ask, endpoint_canary
+from finery.cli.client import connect
+from finery.cli.endpoint_changes import (
+    KIND,
+    create_endpoint,
+    flat,
+    parse_shares,
+    print_endpoint,
+    report_of,
+    set_traffic,
+)
 from finery.cli.tables import AsJson, print_facts, print_json, print_table, say
-from finery.errors import Fault, FineryError, InputError
+from finery.errors import Fault, InputError
+from finery.evaluation.markup import plain
 
 app = typer.Typer(no_args_is_help=True, help="Endpoints, their deployments, traffic and keys.")
 
-KIND = "onlineEndpoints"
 Name = Annotated[str, typer.Argument(help="The name of an endpoint.")]
-Deployment = Annotated[str, typer.Option(help="The name of a deployment.")]
+KEYS = ("primary", "secondary")
 
 
 @app.command("list")
 def list_endpoints(as_json: AsJson = False) -> None:
     """List the endpoints."""
-    found = list(connect().items(KIND))
+    found = [flat(one) for one in connect().items(KIND)]
     if as_json:
         print_json(found)
         return
     rows = [
-        (
-            *(one["name"], one["properties"].get("provisioningState")),
-            *(one["properties"].get("traffic"), one["properties"].get("scoringUri")),
-        )
+        (one["name"], one.get("provisioningState"), one.get("traffic"), one.get("scoringUri"))
         for one in found
     ]
-    none = "There are no endpoints. `finery endpoint deploy` makes one."
+    none = "There are no endpoints. `finery deploy MODEL --endpoint NAME` makes one."
     print_table(("name", "state", "traffic", "address"), rows, none)
 
 
@@ -45,21 +50,35 @@ def show(name: Name, as_json: AsJson = False) -> None:
     endpoint = service.get(KIND, name)
     deployments = list(service.items(KIND, name, "deployments"))
     if as_json:
-        print_json({**endpoint, "deployments": deployments})
+        told = [{**one, **report_of(one)} for one in deployments]
+        print_json({**flat(endpoint), "deployments": told})
         return
-    _facts(endpoint)
-    traffic = endpoint["properties"].get("traffic") or {}
-    rows = [
-        (
-            *(one["name"], one["properties"].get("provisioningState")),
-            *(f"{traffic.get(one['name'], 0)} %", (one.get("sku") or {}).get("capacity")),
-            one["properties"].get("model"),
-        )
-        for one in deployments
-    ]
-    columns = ("deployment", "state", "traffic", "replicas", "model")
+    print_endpoint(endpoint)
+    shares = endpoint["properties"].get("traffic") or {}
+    columns = ("deployment", "state", "traffic", "replicas", "engine", "precision", "model")
     typer.echo()
-    print_table(columns, rows, "It has no deployments. `finery endpoint deploy` makes one.")
+    rows = [_row(one, shares) for one in deployments]
+    none = f"It has no deployments. `finery deploy MODEL --endpoint {name}` makes one."
+    print_table(columns, rows, none)
+    for one in deployments:
+        if why := report_of(one).get("error"):
+            typer.echo(plain(f"\n{one['name']} failed. {why}"))
+
+
+def _row(deployment: dict[str, Any], shares: dict[str, int]) -> tuple[Any, ...]:
+    about, report = deployment["properties"], report_of(deployment)
+    return (
+        *(deployment["name"], about.get("provisioningState")),
+        *(f"{shares.get(deployment['name'], 0)} %", (deployment.get("sku") or {}).get("capacity")),
+        *(report.get("engine") or about.get("engine"), report.get("precision")),
+        _short(about.get("model") or ""),
+    )
+
+
+def _short(model: str) -> str:
+    """NAME:VERSION of a model's id."""
+    match = re.search(r"/models/([^/]+)/versions/([^/]+)$", model)
+    return f"{match[1]}:{match[2]}" if match else model
 
 
 @app.command()
@@ -69,51 +88,11 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make an endpoint without deployments."""
-    endpoint = _create(connect(), name, description)
+    endpoint = create_endpoint(connect(), name, description)
     if as_json:
-        print_json(endpoint)
+        print_json(flat(endpoint))
     else:
-        _facts(endpoint)
-
-
-@app.command()
-def deploy(
-    name: Name,
-    model: Annotated[str, typer.Option(help="NAME (the newest version), NAME:VERSION or an id.")],
-    deployment: Deployment = "default",
-    instances: Annotated[int, typer.Option(min=1, help="How many replicas.")] = 1,
-    size: Annotated[str, typer.Option(help="One of `finery compute sizes`.")] = "Standard_local",
-    timeout: Annotated[int, typer.Option(min=1, help="Longest answer, in seconds.")] = 90,
-    traffic: Annotated[
-        int | None, typer.Option(min=0, max=100, help="Its share; 100 for the first one.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Let a model answer at an endpoint, which is made when it is not there yet."""
-    service = connect()
-    found = model_id(service, model)
-    endpoint = service.find(KIND, name) or _create(service, name, "")
-    body = {
-        "location": endpoint.get("location", "local"),
-        "sku": {"name": "Default", "capacity": instances},
-        "properties": {
-            "endpointComputeType": "Managed",
-            "model": found,
-            "instanceType": size,
-            "requestSettings": {"requestTimeout": f"PT{timeout}S"},
-        },
-    }
-    say(f"Starting {deployment} at {name} …")
-    made = service.finish(service.ask("PUT", KIND, name, "deployments", deployment, body=body))
-    shares = endpoint["properties"].get("traffic") or {}
-    if traffic is None and not any(shares.values()):
-        traffic = 100
-    if traffic is not None:
-        endpoint = _set_traffic(service, name, {**shares, deployment: traffic})
-    if as_json:
-        print_json(made)
-    else:
-        _facts(endpoint)
+        print_endpoint(endpoint)
 
 
 @app.command()
@@ -123,82 +102,50 @@ def traffic(
         list[str],
         typer.Argument(metavar="DEPLOYMENT=PERCENT…", help="Shares; one left out gets none."),
     ],
-    as_json: AsJson = False,
-) -> None:
-    """Set how requests are shared out among deployments; the shares sum to 100, or to 0."""
-    wanted, faults = {}, []
-    for text in shares:
-        deployment, _, percent = text.partition("=")
-        if deployment and percent.isascii() and percent.isdigit():
-            wanted[deployment] = int(percent)
-        else:
-            faults.append(Fault("shares", repr(text), "DEPLOYMENT=PERCENT, such as blue=90"))
-    if faults:
-        raise InputError(faults)
-    endpoint = _set_traffic(connect(), name, wanted)
-    if as_json:
-        print_json(endpoint)
-    else:
-        _facts(endpoint)
-
-
-@app.command()
-def keys(
-    name: Name,
-    regenerate: Annotated[
-        str, typer.Option(metavar="primary|secondary", help="Replace this key first.")
+    mirror: Annotated[
+        str,
+        typer.Option(
+            metavar="DEPLOYMENT=PERCENT", help="Send it copies, at most 50 %; 0 ends that."
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show the keys of an endpoint. Whoever has one may ask its models."""
-    service = connect()
-    if regenerate:
-        if regenerate not in ("primary", "secondary"):
-            raise InputError([Fault("--regenerate", repr(regenerate), "primary or secondary")])
-        body = {"keyType": regenerate.capitalize()}
-        service.finish(service.ask("POST", KIND, name, "regenerateKeys", body=body))
-    found = service.ask("POST", KIND, name, "listKeys").json()
+    """Set how requests are shared out among deployments; the shares sum to 100, or to 0."""
+    wanted = parse_shares(shares)
+    mirrored = parse_shares([mirror], "--mirror") if mirror else None
+    endpoint = set_traffic(connect(), name, wanted, mirrored)
     if as_json:
-        print_json(found)
+        print_json(flat(endpoint))
     else:
-        shown = {"primary": found["primaryKey"], "secondary": found.get("secondaryKey")}
-        print_facts(shown)
+        print_endpoint(endpoint)
 
 
 @app.command()
-def invoke(
+def keys(name: Name, as_json: AsJson = False) -> None:
+    """Show the keys of an endpoint. Whoever has one may ask its models."""
+    found = connect().ask("POST", KIND, name, "listKeys").json()
+    if as_json:
+        print_json(found)
+    else:
+        print_facts({"primary": found["primaryKey"], "secondary": found["secondaryKey"]})
+
+
+@app.command()
+def rotate(
     name: Name,
-    message: Annotated[str, typer.Option(help="What to say to the model.")] = "",
-    request_file: Annotated[
-        Path | None, typer.Option(help="A file with the whole JSON body instead.", exists=True)
-    ] = None,
-    deployment: Annotated[str, typer.Option(help="Ask this one, whatever the traffic.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 200,
+    key: Annotated[
+        str, typer.Option(metavar="primary|secondary|both", help="Which key to replace.")
+    ] = "primary",
     as_json: AsJson = False,
 ) -> None:
-    """Ask the model at an endpoint."""
-    if bool(message) == (request_file is not None):
-        raise InputError([Fault("invoke", "both or neither", "--message or --request-file")])
-    if request_file is not None:
-        content = request_file.read_bytes()
-    else:
-        parameters = {"max_new_tokens": max_new_tokens}
-        turns = [{"role": "user", "content": message}]
-        asked = {"input_data": {"input_string": turns, "parameters": parameters}}
-        content = json.dumps(asked).encode()
+    """Replace a key, from now on: the one it replaces opens nothing any more."""
+    if key not in (*KEYS, "both"):
+        raise InputError([Fault("--key", repr(key), "primary, secondary or both")])
     service = connect()
-    key = service.ask("POST", KIND, name, "listKeys").json()["primaryKey"]
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    if deployment:
-        headers["azureml-model-deployment"] = deployment
-    address = service.get(KIND, name)["properties"]["scoringUri"]
-    answer = service.send(
-        service.http.build_request("POST", address, content=content, headers=headers)
-    ).json()
-    if as_json:
-        print_json(answer)
-    else:
-        _print_answer(answer)
+    for one in KEYS if key == "both" else (key,):
+        body = {"keyType": one.capitalize()}
+        service.finish(service.ask("POST", KIND, name, "regenerateKeys", body=body))
+    keys(name, as_json)
 
 
 @app.command()
@@ -220,54 +167,32 @@ def delete(
 @app.command()
 def logs(
     name: Name,
-    deployment: Deployment = "default",
+    deployment: Annotated[str, typer.Option(help="Else the one with most traffic.")] = "",
     lines: Annotated[int, typer.Option(min=1, help="How many, from the end.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Show what a deployment's replicas say."""
-    from finery.evaluation.markup import plain
-
+    service = connect()
     body = {"containerType": "InferenceServer", "tail": lines}
-    parts = (KIND, name, "deployments", deployment, "getLogs")
-    found = connect().ask("POST", *parts, body=body).json()
+    parts = (KIND, name, "deployments", deployment or _busiest(service, name), "getLogs")
+    found = service.ask("POST", *parts, body=body).json()
     if as_json:
         print_json(found)
     else:
         typer.echo(plain(found["content"]))
 
 
-def _create(service: Service, name: str, description: str) -> dict[str, Any]:
-    body = {
-        "location": "local",
-        "identity": {"type": "SystemAssigned"},
-        "properties": {"authMode": "Key", "description": description},
-    }
-    return service.finish(service.ask("PUT", KIND, name, body=body))
+def _busiest(service: Any, name: str) -> str:
+    """The deployment with most traffic, or the only one."""
+    shares = service.get(KIND, name)["properties"].get("traffic") or {}
+    names = [one["name"] for one in service.items(KIND, name, "deployments")]
+    if not names:
+        found = f"{name}, which has no deployments"
+        raise InputError([Fault("endpoint", found, "one with a deployment")])
+    return max(names, key=lambda one: shares.get(one, 0))
 
 
-def _set_traffic(service: Service, name: str, shares: dict[str, int]) -> dict[str, Any]:
-    endpoint = service.get(KIND, name)
-    kept = ("authMode", "description", "mirrorTraffic", "publicNetworkAccess", "properties")
-    about = {key: one for key, one in endpoint["properties"].items() if key in kept}
-    whole = {key: endpoint[key] for key in ("location", "tags", "identity") if key in endpoint}
-    body = {**whole, "properties": {**about, "traffic": shares}}
-    return service.finish(service.ask("PUT", KIND, name, body=body))
-
-
-def _facts(endpoint: dict[str, Any]) -> None:
-    about = endpoint["properties"]
-    facts = {"name": endpoint["name"], "state": about.get("provisioningState")}
-    facts |= {"address": about.get("scoringUri"), "traffic": about.get("traffic")}
-    print_facts(facts | {"description": about.get("description")})
-
-
-def _print_answer(answer: Any) -> None:
-    """The text of an answer of any of the server's shapes."""
-    from finery.evaluation.markup import plain
-
-    rows = answer if isinstance(answer, list) else [answer]
-    for row in rows:
-        output = row.get("output", row) if isinstance(row, dict) else row
-        if isinstance(output, dict | list) or output is None:
-            raise FineryError(f"The endpoint answered {json.dumps(row)[:400]}.")
-        typer.echo(plain(str(output)))
+app.command("test")(endpoint_ask.ask)
+app.command("invoke", hidden=True)(endpoint_ask.ask)
+app.command("canary")(endpoint_canary.canary)
+app.command("deploy", hidden=True)(deploy.deploy_at)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from finery.cli.client import Service
+from finery.cli.client import NothingMoreError, Service
 from finery.errors import FineryError
 from finery.files import files_below, sha256_file
 from finery.workspace.errors import NotFoundError
@@ -21,6 +21,7 @@ STORE = "workspaceblobstore"
 ENDED = ("Completed", "Failed", "Canceled")
 NOT_CODE = frozenset({".git", ".hg", ".svn", "__pycache__"})
 SECONDS_BETWEEN_LOOKS = 0.5
+PARTIAL = 206
 
 
 def upload(service: Service, path: Path) -> str:
@@ -99,14 +100,20 @@ def follow(service: Service, name: str, write: Callable[[str], None]) -> dict[st
     seen = 0
     while True:
         job = service.get("jobs", name)  # before the log: what it says last is not missed
-        seen += _new_lines(service, details(service, name), seen, write)
-        if job["properties"]["status"] in ENDED:
+        has_ended = job["properties"]["status"] in ENDED
+        seen += _news(service, details(service, name), seen, write, last=has_ended)
+        if has_ended:
             return job
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _new_lines(
-    service: Service, details: dict[str, Any], seen: int, write: Callable[[str], None]
+def _news(
+    service: Service,
+    details: dict[str, Any],
+    seen: int,
+    write: Callable[[str], None],
+    *,
+    last: bool,
 ) -> int:
     """Write what the main log holds beyond its first `seen` bytes; how many bytes that was."""
     logs = details.get("logFiles") or {}
@@ -114,10 +121,21 @@ def _new_lines(
     url = next((logs[one] for one in wanted if one in logs), None)
     if url is None:
         return 0
-    content = service.send(service.http.build_request("GET", url)).content[seen:]
-    whole = content[: content.rfind(b"\n") + 1]  # a line that is being written waits
-    write(whole.decode(errors="replace"))
-    return len(whole)
+    content = _rest(service, url, seen)
+    end = len(content) if last else content.rfind(b"\n") + 1  # a line that is being written waits
+    text = content[:end].decode(errors="replace")
+    write(text if not text or text.endswith("\n") else f"{text}\n")
+    return end
+
+
+def _rest(service: Service, url: str, seen: int) -> bytes:
+    """What a file holds from the byte `seen` on."""
+    asked = {"Range": f"bytes={seen}-"} if seen else {}
+    try:
+        answer = service.send(service.http.build_request("GET", url, headers=asked))
+    except NothingMoreError:
+        return b""
+    return answer.content if answer.status_code == PARTIAL else answer.content[seen:]
 
 
 def download_job(service: Service, name: str, output: str, folder: Path) -> list[Path]:

@@ -12,8 +12,10 @@ from typing import Annotated
 import typer
 
 from finery import __version__
-from finery.cli import compute, data, endpoint, job, model
+from finery.cli import compute, data, endpoint, engines, job, model
 from finery.cli.chat import chat_command
+from finery.cli.demo import demo_command
+from finery.cli.deploy import deploy_command
 from finery.cli.doctor import doctor_command
 from finery.cli.environment import env_command, exec_command, init_command
 from finery.cli.evaluate import evaluate_command
@@ -51,6 +53,8 @@ app.command(
 )(finetune_command)
 app.command("evaluate")(evaluate_command)
 app.command("chat")(chat_command)
+app.command("demo")(demo_command)
+app.command("deploy")(deploy_command)
 app.command("up")(up_command)
 app.command("down")(down_command)
 app.command("env")(env_command)
@@ -62,6 +66,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(job.app, name="job")
 app.add_typer(compute.app, name="compute")
 app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(engines.app, name="engines")
 
 
 @app.callback(invoke_without_command=True)

@@ -63,6 +63,5 @@ def _print_running(folder: Path, running: Running) -> None:
     typer.echo(f"finery {running.version} runs (process {running.pid}).")
     typer.echo(f"  Azure ML     {running.url}")
     typer.echo(f"  plain HTTP   {running.http_url}")
-    if link := page_link(folder, running, "/mlflow/"):
-        typer.echo(f"  runs         {link}")
+    typer.echo(f"  studio       {page_link(folder, running, '/studio/')}")
     typer.echo('Point programs at it with: eval "$(finery env)", or: finery exec -- COMMAND')

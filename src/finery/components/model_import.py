@@ -29,7 +29,7 @@ def run(step: Step) -> None:
     if given.path and (faults := path_faults(name, SETTINGS[name].kind, given.path)):
         raise InputError(faults, "job")
     say(f"base model {given.uri or source}")
-    model = resolve_source(source)
+    model = resolve_source(source, say)
     files = {path.name: path for path in model_files(model.path)}
     files |= {path.name: path for path in model.path.iterdir() if path.name in PAPERS}
     config = step.inputs.get("finetune_config_path")

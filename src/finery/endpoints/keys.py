@@ -6,6 +6,7 @@ import hmac
 import secrets
 from typing import Literal
 
+from finery.endpoints.gateway import control
 from finery.endpoints.service import get
 from finery.endpoints.tables import endpoints
 from finery.endpoints.values import Endpoint
@@ -34,6 +35,7 @@ def regenerate(
             .where(endpoints.c.name == name)
             .values({f"{which}_key": new, "modified_at": now()})
         )
+    control.reload(workspace)  # the replaced key opens nothing from here on
 
 
 def refuse_unless(endpoint: Endpoint, mode: str) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from finery.endpoints.values import Deployment, Probe, Replica
+from finery.endpoints.supervisor_sharing import parts_of
+from finery.endpoints.values import STUB, Deployment, Form, Replica
 from finery.files import read_json
 from finery.runners import process
 from finery.workspace.place import Workspace
 
 LOG = "std_log.txt"
 READY = "ready.json"
-KEY = "FINERY_REPLICA_KEY"  # finery.inference.server reads it
-GRACE = 15.0  # seconds for answers that are under way
+# finery.inference.server reads these.
+KEY = "FINERY_REPLICA_KEY"
+ENGINE = "FINERY_ENGINE"
+ANSWER_GRACE = "FINERY_REPLICA_GRACE"  # seconds that answers have which are under way
+STUB_SETTINGS = "FINERY_STUB"  # of a deployment with the engine stub: rate=50&fail=0.05
+GRACE = 5.0  # seconds beyond an answer's longest time in which a replica ends
 # Threads that spin while they wait for others make all ten times slower on a busy machine.
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
 KEPT_LOGS = 5  # of the replicas that a deployment had before
@@ -36,34 +42,43 @@ def deployment_folder(workspace: Workspace, endpoint: str, deployment: str) -> P
     return workspace.replicas / endpoint / deployment
 
 
-def command(deployment: Deployment, folder: Path) -> tuple[str, ...]:
-    """What a replica of a deployment runs."""
+def command(name: str, form: Form, folder: Path) -> tuple[str, ...]:
+    """What a replica of a deployment called `name` runs."""
+    model = f"stub:{form.environment.get(STUB_SETTINGS, '')}" if form.engine == STUB else form.model
     return (
-        *(sys.executable, "-P", "-m", "finery.inference.server", deployment.model),
-        *("--name", deployment.name, "--ready", str(folder / READY)),
-        *("--at-once", str(deployment.at_once)),
+        *(sys.executable, "-P", "-m", "finery.inference.server", model),
+        *("--name", name, "--ready", str(folder / READY), "--at-once", str(form.at_once)),
     )
 
 
-def start(workspace: Workspace, replica: Replica, deployment: Deployment) -> None:
+def start(workspace: Workspace, replica: Replica, deployment: Deployment, form: Form) -> None:
     """Start its process, once."""
     folder = folder_of(workspace, replica)
+    ours = {
+        ENGINE: form.engine,
+        KEY: replica.key,
+        ANSWER_GRACE: f"{deployment.timeout_seconds:g}",
+    }
+    shared: tuple[str, ...] = ()
+    if replica.adapter and (parts := parts_of(form)):  # the base alone, with what may be many
+        form = dataclasses.replace(form, model=parts.base)
+        shared = ("--adapter", f"{replica.adapter}={parts.adapter}")
     asked = process.Process(
-        argv=command(deployment, folder),
+        argv=(*command(deployment.name, form, folder), *shared),
         token=replica.id,
         working_folder=folder,
         log=folder / LOG,
-        environment={**_QUIET, **deployment.environment, KEY: replica.key},
-        grace=GRACE,
-        loads=0.0,  # the supervisor waits for nobody: it looks after others too
+        environment={**_QUIET, **form.environment, **ours},
+        grace=deployment.timeout_seconds + GRACE,
+        loads=0.0,  # torch and its like, which a warm host may have loaded already
     )
     process.start(folder, asked)
 
 
-def ready_port(workspace: Workspace, replica: Replica) -> int:
-    """The port on which it answers; 0 as long as it does not."""
+def report_of(workspace: Workspace, replica: Replica) -> dict[str, Any] | None:
+    """What it says of itself once it answers: its port, engine, precision, context, proof."""
     path = folder_of(workspace, replica) / READY
-    return int(read_json(path)["port"]) if path.is_file() else 0
+    return read_json(path) if path.is_file() else None
 
 
 def is_healthy(replica: Replica, timeout: float) -> bool:
@@ -80,11 +95,6 @@ def is_healthy(replica: Replica, timeout: float) -> bool:
     return response.is_success
 
 
-def probe_of(settings: Mapping[str, float]) -> Probe:
-    """The probe that a deployment asks for."""
-    return Probe(**settings)  # pyright: ignore[reportArgumentType] - failures is whole by rule
-
-
 def was_refused(workspace: Workspace, replica: Replica) -> bool:
     """Whether the process itself said that the model cannot be served."""
     folder = folder_of(workspace, replica)
@@ -92,6 +102,14 @@ def was_refused(workspace: Workspace, replica: Replica) -> bool:
         return False
     end = process.exit_of(folder)
     return not end.killed and end.returncode in REFUSED
+
+
+def was_killed(workspace: Workspace, replica: Replica) -> bool:
+    """Whether something outside ended it with SIGKILL: that says nothing of the replica."""
+    folder = folder_of(workspace, replica)
+    return process.state(folder) != "ended" or (
+        process.exit_of(folder).returncode == -signal.SIGKILL
+    )
 
 
 def how_it_ended(workspace: Workspace, replica: Replica) -> str:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from finery.endpoints import operations
-from finery.endpoints.rules import name_faults, size_faults, traffic_faults
-from finery.endpoints.tables import deployments, endpoints
+from finery.endpoints.gateway import control
+from finery.endpoints.rules import (
+    engine_faults,
+    name_faults,
+    probe_faults,
+    size_faults,
+    traffic_faults,
+)
+from finery.endpoints.tables import deployments, endpoints, replicas
 from finery.endpoints.values import AuthMode, Deployment, Endpoint, Probe
 from finery.errors import Fault, InputError, did_you_mean
 from finery.workspace.errors import ConflictError, NotFoundError
 from finery.workspace.place import Workspace
 from finery.workspace.store import now
+
+# Of what a replica says of itself, what a user is shown.
+REPORTED = ("engine", "precision", "context", "adapters", "proof", "choice", "seconds")
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,9 @@ class WantedDeployment:
     instance_count: int = 1
     at_once: int = 1
     timeout_seconds: float = 180.0
-    probe: Probe = field(default_factory=Probe)
+    liveness_probe: Probe = field(default_factory=Probe)
+    readiness_probe: Probe = field(default_factory=Probe)
+    engine: str = "auto"
     wire: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -61,7 +74,7 @@ def find(workspace: Workspace) -> list[Endpoint]:
 
 def put(workspace: Workspace, wanted: WantedEndpoint) -> Endpoint:
     """Create the endpoint or change it; its keys stay. Raises InputError with every fault."""
-    with workspace.store.write() as connection:
+    with _told(workspace) as connection:
         row = connection.execute(_one(wanted.name)).one_or_none()
         there = {d.name for d in _deployments(connection, wanted.name) if d.state != "Deleting"}
         faults = name_faults(wanted.name, "endpoint")
@@ -93,7 +106,7 @@ def put(workspace: Workspace, wanted: WantedEndpoint) -> Endpoint:
 
 def delete(workspace: Workspace, name: str) -> str | None:
     """Let the endpoint and its deployments go; the operation, None when it is not there."""
-    with workspace.store.write() as connection:
+    with _told(workspace) as connection:
         row = connection.execute(_one(name)).one_or_none()
         if row is None:
             return None
@@ -118,6 +131,30 @@ def deployments_of(workspace: Workspace, endpoint: str) -> list[Deployment]:
         return _deployments(connection, endpoint)
 
 
+def reports_of(workspace: Workspace, endpoint: str) -> dict[str, dict[str, Any]]:
+    """What the newest replica that answers said of itself, by deployment: engine, precision, …"""
+    query = replicas.select().where(replicas.c.endpoint == endpoint, replicas.c.port > 0)
+    with workspace.store.read() as connection:
+        rows = connection.execute(query.order_by(replicas.c.created_at)).all()
+    return {
+        row.deployment: {name: one for name, one in row.report.items() if name in REPORTED}
+        for row in rows
+        if row.state != "starting"
+    }
+
+
+def host_of(workspace: Workspace, endpoint: str, name: str) -> str:
+    """The deployment whose process answers for this one too; "" when it has its own."""
+    guest, host = replicas.alias(), replicas.alias()
+    query = (
+        sa.select(host.c.deployment)
+        .join(guest, guest.c.host == host.c.id)
+        .where(guest.c.endpoint == endpoint, guest.c.deployment == name)
+    )
+    with workspace.store.read() as connection:
+        return connection.execute(query.order_by(guest.c.created_at.desc())).scalar() or ""
+
+
 def put_deployment(workspace: Workspace, wanted: WantedDeployment) -> tuple[Deployment, str]:
     """Create or change a deployment, and the operation that ends when its replicas answer.
 
@@ -127,7 +164,7 @@ def put_deployment(workspace: Workspace, wanted: WantedDeployment) -> tuple[Depl
     if faults := deployment_faults(wanted):
         raise InputError(faults, f"deployment {wanted.name}")
     values: dict[str, Any] = asdict(wanted) | {"error": None, "modified_at": now()}
-    with workspace.store.write() as connection:
+    with _told(workspace) as connection:
         endpoint = _endpoint(connection, wanted.endpoint)
         _refuse_deleting(f"endpoint {wanted.endpoint}", endpoint.state)
         row = connection.execute(_one_deployment(wanted.endpoint, wanted.name)).one_or_none()
@@ -145,12 +182,15 @@ def put_deployment(workspace: Workspace, wanted: WantedDeployment) -> tuple[Depl
 def deployment_faults(wanted: WantedDeployment) -> list[Fault]:
     """What is wrong with a deployment in itself."""
     sizes = size_faults(wanted.instance_count, wanted.at_once, wanted.timeout_seconds)
-    return [*name_faults(wanted.name, "deployment"), *sizes]
+    engine = engine_faults(wanted.engine)
+    probes = (("livenessProbe", wanted.liveness_probe), ("readinessProbe", wanted.readiness_probe))
+    looks = [fault for where, probe in probes for fault in probe_faults(where, probe)]
+    return [*name_faults(wanted.name, "deployment"), *sizes, *engine, *looks]
 
 
 def delete_deployment(workspace: Workspace, endpoint: str, name: str) -> str | None:
     """Let a deployment go; None when it is not there, ConflictError when it has traffic."""
-    with workspace.store.write() as connection:
+    with _told(workspace) as connection:
         row = connection.execute(_one_deployment(endpoint, name)).one_or_none()
         if row is None:
             return None
@@ -173,9 +213,17 @@ def change_deployment(endpoint: str, name: str) -> sa.Update:
     )
 
 
+@contextlib.contextmanager
+def _told(workspace: Workspace) -> Iterator[sa.Connection]:
+    """A transaction that the gateway knows of when whoever asked for it is answered."""
+    with workspace.store.write() as connection:
+        yield connection
+    control.reload(workspace)
+
+
 def _needs_replicas(row: Any, values: Mapping[str, Any]) -> bool:
     """Whether the replicas there are cannot serve the new form. One that failed gets new ones."""
-    same = ("model", "environment", "at_once")
+    same = ("model", "engine", "environment", "at_once")
     return row.state == "Failed" or any(getattr(row, name) != values[name] for name in same)
 
 

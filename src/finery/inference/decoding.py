@@ -97,9 +97,7 @@ class GumbelNoise(LogitsProcessor):
             *([TopKLogitsWarper(top_k)] if top_k else []),
             *([TopPLogitsWarper(top_p)] if top_p < 1.0 else []),
         ]
-        self.generators = [
-            torch.Generator(device).manual_seed(_row_seed(seed, row)) for row in rows
-        ]
+        self.generators = [torch.Generator(device).manual_seed(row_seed(seed, row)) for row in rows]
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input_ids: torch.Tensor, scores: torch.Tensor
@@ -115,7 +113,7 @@ class GumbelNoise(LogitsProcessor):
         return scores - noise.clamp_min(1e-30).log()
 
 
-def _row_seed(seed: int, row: int) -> int:
+def row_seed(seed: int, row: int) -> int:
     """A seed for one row; hashed, so that neighbouring seeds and rows share no draws."""
     digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

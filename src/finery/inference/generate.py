@@ -142,7 +142,7 @@ def stream(
         "top_p": top_p,
         "top_k": top_k,
     }
-    ids = _token_ids(model, prompt, settings)
+    ids = token_ids(model, prompt, settings)
     return _pieces(renderer, ids, stops, prompt_tokens=len(prompt), texts=stop)
 
 
@@ -214,7 +214,7 @@ class _Abandoned(StoppingCriteria):
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
-def _token_ids(
+def token_ids(
     model: Any, prompt: Sequence[int], settings: dict[str, Any]
 ) -> Generator[int, None, None]:
     """New ids while a thread makes them; an error of the thread is raised here."""

@@ -1,7 +1,8 @@
 """A replica: one process that loads one model and answers over HTTP on this machine.
 
 `python -m finery.inference.server MODEL` works on its own; the service starts it with a key
-(FINERY_REPLICA_KEY) and a place for the file that says that it is ready and on which port.
+(FINERY_REPLICA_KEY), an engine (FINERY_ENGINE), the seconds that answers under way have once it
+is asked to end (FINERY_REPLICA_GRACE), and a place for the file that says that it is ready.
 """
 
 from __future__ import annotations
@@ -9,29 +10,30 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 import sys
 import time
 from pathlib import Path
 
 from finery.errors import FineryError
-from finery.files import write_json
 
 KEY = "FINERY_REPLICA_KEY"
-log = logging.getLogger("finery.replica")
+ENGINE = "FINERY_ENGINE"
+GRACE = "FINERY_REPLICA_GRACE"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Load the model, say that it is ready, and answer until SIGTERM."""
+    start = time.perf_counter()
     options = _options().parse_args(arguments)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    from finery.inference.server_run import run
+
     try:
-        _serve(options)
+        return run(options, os.environ.get(KEY, ""), start)
     except FineryError as error:
         print(f"The model could not be served: {error}", file=sys.stderr, flush=True)
         return error.exit_status
-    return 0
 
 
 def _options() -> argparse.ArgumentParser:
@@ -42,49 +44,20 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--ready", type=Path, help="file to write once answers can be given")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--at-once", type=int, default=1, help="answers made at the same time")
+    parser.add_argument("--at-once", type=int, default=8, help="answers made at the same time")
+    engine = os.environ.get(ENGINE) or "auto"
+    parser.add_argument("--engine", default=engine, help="auto, torch, openvino, vllm or stub")
+    grace = float(os.environ.get(GRACE) or 10)
+    told = "seconds that answers under way have after SIGTERM"
+    parser.add_argument("--grace", type=float, default=grace, help=told)
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a LoRA adapter of the model, by the name that clients ask for; may be repeated",
+    )
     return parser
-
-
-def _serve(options: argparse.Namespace) -> None:
-    start = time.perf_counter()
-    import uvicorn
-
-    from finery.inference.generate import generate
-    from finery.inference.open import open_model
-    from finery.inference.server_app import create_app
-    from finery.inference.server_engine import Engine
-
-    log.info("loading %s", options.model)
-    opened = open_model(options.model, device=options.device)
-    # A model that cannot make one token fails here, not at its first user.
-    hello = [{"role": "user", "content": "Hello"}]
-    generate(opened.model, opened.renderer, [hello], max_new_tokens=1)
-    name = options.name or Path(options.model).name
-    app = create_app(Engine(opened, options.at_once), name, os.environ.get(KEY, ""))
-    with _listening(options.host, options.port) as listener:
-        port = listener.getsockname()[1]
-        seconds = time.perf_counter() - start
-        log.info("%s answers on %s:%d, ready in %.1f s", name, options.host, port, seconds)
-        if options.ready:
-            write_json(options.ready, {"pid": os.getpid(), "port": port, "seconds": seconds})
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=5
-        )
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that takes connections from now on; raises FineryError when it cannot."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise FineryError(f"{host}:{port} cannot be listened on: {error}.") from None
-    return listener
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Bindings:
     def nodes_of(self, component: Component, place: str) -> dict[str, Node]:
         """The nodes of a pipeline component."""
         if component.id not in self._nodes:
-            nodes, faults = read_nodes(component.spec.get("jobs") or {}, f"{place}.jobs")
+            nodes, faults = read_nodes(component.spec.get("jobs") or {}, "jobs", place)
             self._nodes[component.id] = nodes
             self.faults += faults
         return self._nodes[component.id]
@@ -135,7 +135,8 @@ class Bindings:
         """What another node is given."""
         given, asked = node.inputs.get(name), (pipeline.path, node.name, name)
         if asked in self._asked or len(self._asked) >= DEEPEST:
-            self.faults.append(Fault(where, f"{node.name}.{name}", "a value that ends somewhere"))
+            found = f"{pipeline.path}{node.name}.{name}"
+            self.faults.append(Fault(where, found, "a value that ends somewhere"))
             return None
         self._asked.append(asked)
         try:
@@ -151,7 +152,7 @@ class Bindings:
         declared = component.spec.get("outputs") or {}
         if name not in declared:
             remedy = did_you_mean(name, declared)
-            expected = f"an output of {node.name}"
+            expected = f"an output of {pipeline.path}{node.name}"
             self.faults.append(Fault(where, name, expected, remedy))
             return None
         path = f"{pipeline.path}{node.name}"
@@ -171,8 +172,10 @@ class Bindings:
             if said.parent == name
         ]
         if len(bound) != 1:
-            names = " and ".join(f"{node.name}.{output}" for node, output in bound) or "no node"
+            inside = pipeline.path
+            nobody = f"no node of {inside[:-1]}" if inside else "no node"
+            names = " and ".join(f"{inside}{node.name}.{output}" for node, output in bound)
             expected = f"one node whose output is ${{{{parent.outputs.{name}}}}}"
-            self.faults.append(Fault(where, names, expected))
+            self.faults.append(Fault(where, names or nobody, expected))
             return None
         return self.output(pipeline, *bound[0], where)

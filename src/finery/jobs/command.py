@@ -12,6 +12,8 @@ from typing import Any
 from finery.errors import Fault, InputError
 from finery.files import TEMPORARY, write_atomic, write_json
 from finery.jobs.job import Job
+from finery.jobs.mounts import mounted_inputs
+from finery.jobs.shell import UnwritableError, with_values
 from finery.jobs.spec import StepSpec
 from finery.runners.base import Devices
 from finery.workspace.place import Workspace
@@ -54,12 +56,23 @@ def begin_log(log: Path, step: StepSpec) -> None:
         write_atomic(log, "".join(f"Note: {note}\n" for note in step.notes))
 
 
+def end_log(log: Path, line: str) -> None:
+    """Add to a step's log what its process did not say; once, whatever is done again."""
+    if not log.exists() or line not in log.read_text(encoding="utf-8", errors="replace")[-2000:]:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+
 def argv_of(job: Job, folder: Path) -> tuple[str, ...]:
-    """The command line; raises InputError for a placeholder without a value."""
+    """The command line; raises InputError for a placeholder without a value.
+
+    What a command reads is put into the folder of its attempt first (`jobs.mounts`).
+    """
     step = job.step
     if step.entry:
         return (sys.executable, "-P", "-m", "finery.components.run", str(folder))
-    shell = ("bash", "-c", filled(step, job.inputs, job.outputs))
+    shell = ("bash", "-c", filled(step, mounted_inputs(job, folder), job.outputs))
     processes = max(step.process_count, 1) * max(step.instance_count, 1)
     if processes == 1:
         return shell
@@ -68,14 +81,17 @@ def argv_of(job: Job, folder: Path) -> tuple[str, ...]:
 
 
 def filled(step: StepSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    """The command with values and paths in the place of `${{inputs.x}}` and `${{outputs.y}}`."""
+    """The command with values and paths in the place of `${{inputs.x}}` and `${{outputs.y}}`.
+
+    Each arrives as one word, whatever is in it, with quotes around it in the command or without.
+    """
     faults: list[Fault] = []
+    where = f"{step.path or 'job'}.command"
 
     def value(match: re.Match[str]) -> str:
         kind, name = match.groups()
         found = (inputs if kind == "inputs" else outputs).get(name)
         if found is None:
-            where = f"{step.path or 'job'}.command"
             expected = f"one of the {kind} of the step: {', '.join(step.inputs) or 'none'}"
             faults.append(Fault(where, match.group(), expected))
             return ""
@@ -85,7 +101,11 @@ def filled(step: StepSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]
         names = [name for kind, name in _PLACEHOLDER.findall(match[1]) if kind == "inputs"]
         return match[1] if all(name in inputs for name in names) else ""
 
-    text = _PLACEHOLDER.sub(value, _OPTIONAL.sub(optional, step.command))
+    text = step.command
+    try:
+        text = with_values(_OPTIONAL.sub(optional, text), _PLACEHOLDER, value)
+    except UnwritableError as error:
+        faults.append(Fault(where, "a value of other letters", "a plain value", str(error)))
     if faults:
         raise InputError(faults, subject="command")
     return text

@@ -13,7 +13,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from finery.jobs import rows
 from finery.jobs.bind import discard_leftovers
-from finery.jobs.job import TERMINAL, Job
+from finery.jobs.job import NOT_STARTED, TERMINAL, Job
 from finery.jobs.pipeline import abandon, run_pipeline, run_step
 from finery.jobs.runtime import Runtime, use
 from finery.jobs.tables import jobs
@@ -25,6 +25,7 @@ QUEUE = "jobs"
 AT_ONCE = 32  # jobs whose steps are driven at the same time; the others wait in the queue
 MOST_WORKFLOWS = 5  # times a job's workflow is begun anew before the job is given up
 _ALIVE = frozenset({"PENDING", "ENQUEUED", "DELAYED"})
+LOOK = 5.0  # seconds between two looks for jobs that nobody began
 _BATCH = 500
 
 
@@ -33,6 +34,7 @@ def launched(runtime: Runtime) -> Iterator[None]:
     """Run workflows while the block lasts. What they started goes on running after it."""
     use(runtime)
     discard_leftovers(runtime.workspace)
+    watch = threading.Thread(target=_watched, args=(runtime,), name="recover jobs")
     try:
         DBOS(config=_config(runtime.workspace))
         DBOS.launch()
@@ -42,12 +44,12 @@ def launched(runtime: Runtime) -> Iterator[None]:
             polling_interval_sec=0.2,
             on_conflict="always_update",
         )
-        recovery = threading.Thread(target=_watched, args=(runtime,), name="recover jobs")
-        recovery.start()
+        watch.start()
         yield
-        recovery.join()
     finally:
         runtime.stop()
+        if watch.ident is not None:
+            watch.join()
         DBOS.destroy()
         use(None)
 
@@ -89,11 +91,49 @@ def workflow_id(job: Job, workflow: int) -> str:
     return f"{job.name}.{job.created_at.isoformat()}.{workflow}"
 
 
+def begin(job: Job) -> None:
+    """Begin the workflow of a job that was just taken on: now, or when somebody looks next."""
+    try:
+        enqueue(job)
+    except Exception:  # whatever it was: the job stands in the store, and has to run
+        log.exception("job %s could not be begun; it is tried again", job.name)
+
+
 def _watched(runtime: Runtime) -> None:
     try:
         _recover(runtime)
     except Exception:
         log.exception("jobs that were cut off could not all be found")
+    known: set[str] = set()
+    while runtime.pause(LOOK):
+        try:
+            known = _begin_forgotten(runtime, known)
+        except Exception:  # a database that is busy, say: the next look comes soon
+            log.exception("jobs that nobody began could not be looked for")
+
+
+def _begin_forgotten(runtime: Runtime, known: set[str]) -> set[str]:
+    """Begin the jobs that were taken on and have no workflow; the names of those that have one.
+
+    `known` are those of the look before, which are not asked for again.
+    """
+    waits = sa.and_(jobs.c.status == NOT_STARTED, jobs.c.parent == "")
+    with runtime.workspace.store.read() as connection:
+        found = connection.execute(sa.select(jobs).where(waits)).mappings()
+        waiting = {workflow_id(job, n): (job, n) for job, n in map(_numbered, found)}
+    new = [name for name in waiting if name not in known]
+    for start in range(0, len(new), _BATCH):
+        asked = new[start : start + _BATCH]
+        there = DBOS.list_workflows(workflow_ids=asked, load_input=False, load_output=False)
+        for name in sorted({*asked} - {status.workflow_id for status in there}):
+            log.warning("job %s had no workflow; begun", waiting[name][0].name)
+            enqueue(*waiting[name])
+    return set(waiting)
+
+
+def _numbered(row: sa.RowMapping) -> tuple[Job, int]:
+    """A job and the number of its workflow."""
+    return rows.job_of(row), row["workflow"]
 
 
 def _recover(runtime: Runtime) -> None:
@@ -111,7 +151,7 @@ def _recover(runtime: Runtime) -> None:
                 .order_by(jobs.c.seq)
                 .limit(_BATCH)
             )
-            pending = [(rows.job_of(row), row["workflow"]) for row in found.mappings()]
+            pending = [_numbered(row) for row in found.mappings()]
             roots = _roots(connection, {job.root for job, _ in pending if job.parent})
         if not pending:
             return
@@ -123,7 +163,7 @@ def _roots(connection: sa.Connection, names: set[str]) -> dict[str, tuple[Job, i
     """The pipelines with these names that have not ended, with the number of their workflow."""
     query = sa.select(jobs).where(jobs.c.name.in_(names), jobs.c.status.not_in(TERMINAL))
     found = connection.execute(query).mappings()
-    return {row["name"]: (rows.job_of(row), row["workflow"]) for row in found}
+    return {row["name"]: _numbered(row) for row in found}
 
 
 def _revive(

@@ -50,13 +50,18 @@ class Node:
     ignored: Mapping[str, str] = field(default_factory=dict)  # by matter: a note for the log
 
 
-def read_nodes(jobs: Any, where: str) -> tuple[dict[str, Node], list[Fault]]:
-    """The nodes under `jobs`, by name, and everything that is wrong with how they are written."""
+def read_nodes(jobs: Any, where: str, inside: str = "") -> tuple[dict[str, Node], list[Fault]]:
+    """The nodes under `jobs`, by name, and everything that is wrong with how they are written.
+
+    Those of a pipeline component at the node `inside` are named by their whole path.
+    """
     if not isinstance(jobs, Mapping):
-        return {}, [Fault(where, type(jobs).__name__, "a mapping of nodes")]
+        return {}, [
+            Fault(f"{inside}.jobs" if inside else where, type(jobs).__name__, "a mapping of nodes")
+        ]
     nodes, faults = {}, []
     for name, body in jobs.items():
-        place = f"{where}.{name}"
+        place = f"{inside}/{name}" if inside else f"{where}.{name}"
         if not NAME.fullmatch(str(name)):
             faults.append(Fault(place, repr(name), f"a name of {NAME_RULE}"))
         elif not isinstance(body, Mapping):

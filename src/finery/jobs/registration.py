@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from finery.jobs import rows
-from finery.jobs.job import Job
+from finery.jobs.job import COMPLETED, Job
 from finery.jobs.lineage import lineage
 from finery.jobs.spec import Output
 from finery.workspace import assets
 from finery.workspace.asset import MODEL_TYPES, Asset, next_version
-from finery.workspace.errors import ConflictError
+from finery.workspace.errors import ConflictError, NotFoundError
 from finery.workspace.flavors import MLMODEL, with_flavors
 from finery.workspace.place import Workspace
 from finery.workspace.references import canonical
@@ -34,6 +34,24 @@ def register_outputs(
     for output, asked in job.step.outputs.items():
         if asked.name:
             _register(workspace, job, asked, (written or job.outputs)[output])
+
+
+def register_model(workspace: Workspace, name: str, output: str, model: str) -> None:
+    """Make an output of a completed job a version of `model`; one that it is already stays so.
+
+    Raises NotFoundError for an output that the job has not, ConflictError while it is not
+    complete, InputError for a name that is none.
+    """
+    with workspace.store.read() as connection:
+        job = rows.read(connection, name)
+    place = job.outputs.get(output)
+    if place is None:
+        known = ", ".join(job.outputs) or "none"
+        raise NotFoundError(f"Job {name} has no output called {output}. There is: {known}.")
+    if job.status != COMPLETED:
+        raise ConflictError(f"Job {name} is {job.status}. A model is made of what it completed.")
+    kind = place["type"] if place["type"] in MODEL_TYPES else "custom_model"
+    _register(workspace, job, Output(kind, name=model), place)
 
 
 def registered_kind(output: Output) -> str:

@@ -68,6 +68,11 @@ class Runtime:
             self.check()
             return self._generation
 
+    def pause(self, seconds: float) -> bool:
+        """Let time pass; whether the server goes on."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._stopping, seconds)
+
     def check(self) -> None:
         """Raise Stopping when the server ends."""
         if self._stopping:

@@ -67,7 +67,7 @@ def submit(workspace: Workspace, spec: JobSpec) -> Job:
                 )
     except IntegrityError:
         return _again(workspace, spec)
-    durable.enqueue(job)
+    durable.begin(job)
     running.changed()
     if (host := warm.current()) is not None and any(step.entry for step in spec.steps):
         host.start()  # it may have ended when nothing came for long
@@ -126,7 +126,7 @@ def _again(workspace: Workspace, spec: JobSpec) -> Job:
             f"A job called {spec.name} is there with other content. Submit it under another name."
         )
     if job.status == NOT_STARTED:  # it may be here because beginning it failed
-        durable.enqueue(job)
+        durable.begin(job)
     return update(
         workspace,
         spec.name,

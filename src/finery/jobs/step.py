@@ -11,7 +11,7 @@ from typing import Any
 
 from finery.errors import FineryError
 from finery.files import read_json
-from finery.jobs import bind, capacity, command, records, reuse, rows
+from finery.jobs import bind, capacity, command, mounts, records, reuse, rows
 from finery.jobs.job import (
     CANCEL_REQUESTED,
     CANCELED,
@@ -195,7 +195,15 @@ def _stop_processes(runtime: Runtime, job: Job) -> int:
 
 def _collect(runtime: Runtime, job: Job, record: Attempt, end: Exit | None) -> str:
     """Make what became of the process the state of the step."""
+    folder = attempt_folder(runtime.workspace, job, record.number)
+    changed, added = mounts.changed_inputs(folder)
+    if added:
+        say = f"Note: the command put files among its inputs, which stay there: {added}.\n"
+        command.end_log(std_log(runtime.workspace, job.name), say)
     _follow(runtime, job, last=True)
+    if changed:
+        failure = ("UserError", mounts.as_failure(changed))
+        return _end(runtime, job.name, FAILED, failure, record.number)
     if end is not None and end.returncode == 0 and not end.stopped:
         _advance(runtime, job.name, FINALIZING)
         mark = {**job.reuse, "fingerprint": bind.fingerprint(job.outputs)}
@@ -208,7 +216,6 @@ def _collect(runtime: Runtime, job: Job, record: Attempt, end: Exit | None) -> s
         return _end(runtime, job.name, FAILED, ("UserError", message), record.number)
     if end is None or end.killed:
         return _lost(runtime, job, record, end)
-    folder = attempt_folder(runtime.workspace, job, record.number)
     error = _said(folder / "error.json") or _last_words(runtime, job, end)
     return _end(runtime, job.name, FAILED, error, record.number)
 
@@ -274,6 +281,7 @@ def _end(
             register_outputs(runtime.workspace, name, values.get("outputs"))
         except FineryError as problem:
             status, error = FAILED, ("UserError", str(problem))
+    _forget_inputs(runtime, name, number)
     with runtime.workspace.store.write() as connection:
         step = rows.read(connection, name).step_path
         full = {"code": error[0], "message": error[1], "step": step} if error else None
@@ -285,6 +293,13 @@ def _end(
         job = rows.read(connection, name)
     runtime.changed()
     return _settled(runtime, job)
+
+
+def _forget_inputs(runtime: Runtime, name: str, number: int) -> None:
+    with runtime.workspace.store.read() as connection:
+        job = rows.read(connection, name)
+    for one in range(1, number + 1):
+        mounts.forget_inputs(attempt_folder(runtime.workspace, job, one))
 
 
 def _settled(runtime: Runtime, job: Job) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
 
 from finery.errors import FineryError, first_line
 from finery.files import MIRROR, mirrored
+from finery.model.download_progress import Say, told
 from finery.model.folder import check_folder
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?", re.ASCII)
@@ -23,8 +25,10 @@ def is_hub_id(source: str) -> bool:
     return HUB_ID.fullmatch(source) is not None and ".." not in source
 
 
-def fetch(source: str) -> Path:
+def fetch(source: str, say: Say | None = None) -> Path:
     """The folder of a hub model; downloads at most what is missing from the hub's own cache.
+
+    With `say`, a download that takes a while says how far it is; without, it draws bars.
 
     `$FINERY_HUB_MIRROR/organisation/name` wins when it exists. A download that is interrupted
     is continued by the next call. Raises FineryError when the model can be had in neither
@@ -40,23 +44,25 @@ def fetch(source: str) -> Path:
             )
         folder = place
     else:
-        folder = _download(name, revision or None, place)
+        folder = _download(name, revision or None, place, say)
     check_folder(folder)
     return folder
 
 
-def _download(name: str, revision: str | None, mirror: Path | None) -> Path:
+def _download(name: str, revision: str | None, mirror: Path | None, say: Say | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=list(WANTED),
-                ignore_patterns=list(UNWANTED),
+        with told(name, say) if say is not None else contextlib.nullcontext() as bars:
+            return Path(
+                snapshot_download(
+                    name,
+                    revision=revision,
+                    allow_patterns=list(WANTED),
+                    ignore_patterns=list(UNWANTED),
+                    tqdm_class=bars,
+                )
             )
-        )
     except errors.GatedRepoError:
         raise FineryError(
             f"The publisher of {name} asks for consent. Accept the terms at "

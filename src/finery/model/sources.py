@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finery.errors import FineryError
 from finery.model.catalogue import CATALOGUE, Entry, find_entry, nearest_name
+from finery.model.download_progress import Say
 from finery.model.folder import ModelFolder, check_folder, content_hash
 from finery.model.gguf_folder import import_gguf
 from finery.model.hub import fetch, is_hub_id
@@ -15,7 +16,7 @@ from finery.model.mlflow_folder import import_mlflow, is_mlflow_folder
 PACKAGE = "package:"
 
 
-def resolve_source(source: str) -> ModelFolder:
+def resolve_source(source: str, say: Say | None = None) -> ModelFolder:
     """The model that `source` names, as a plain Hugging Face folder.
 
     Tried in this order, the first that fits decides:
@@ -26,15 +27,15 @@ def resolve_source(source: str) -> ModelFolder:
     4. `organisation/name` on the mirror or the Hugging Face hub.
 
     Model folders and downloads stay where they are; MLflow models and GGUF files become folders
-    under the finery home, once. Raises InputError for a model that is not whole, FineryError
-    for one that cannot be found.
+    under the finery home, once. With `say`, a long download says how far it is. Raises InputError
+    for a model that is not whole, FineryError for one that cannot be found.
     """
     text = source.strip()
-    kind, path = _locate(text)
+    kind, path = _locate(text, say)
     return ModelFolder(path, text, kind, content_hash(path))
 
 
-def _locate(source: str) -> tuple[str, Path]:
+def _locate(source: str, say: Say | None) -> tuple[str, Path]:
     if not source:
         raise FineryError(
             "No model is named. Name a model folder, a GGUF file, organisation/name, or a short "
@@ -46,9 +47,9 @@ def _locate(source: str) -> tuple[str, Path]:
     if path.exists():
         return _from_path(path.resolve(), source)
     if entry := find_entry(source):
-        return "catalogue", _from_catalogue(entry)
+        return "catalogue", _from_catalogue(entry, say)
     if is_hub_id(source) and not source.endswith(".gguf"):
-        return "hub", fetch(source)
+        return "hub", fetch(source, say)
     raise FineryError(_unknown(source))
 
 
@@ -66,10 +67,10 @@ def _from_path(path: Path, source: str) -> tuple[str, Path]:
     return "folder", path
 
 
-def _from_catalogue(entry: Entry) -> Path:
+def _from_catalogue(entry: Entry, say: Say | None) -> Path:
     if entry.package and _package_folder(entry.package) is not None:
         return import_gguf(_packaged(entry.package))
-    return fetch(entry.hub)
+    return fetch(entry.hub, say)
 
 
 def _package_folder(name: str) -> Path | None:

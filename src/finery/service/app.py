@@ -21,7 +21,6 @@ from finery.azureml import (
     jobs,
     metadata,
     runs,
-    scoring,
     tokens,
     tracking,
     workspaces,
@@ -31,7 +30,7 @@ from finery.azureml.scope import ArmPaths
 from finery.endpoints import running as endpoints_part
 from finery.jobs import service as jobs_part
 from finery.jobs import warming
-from finery.openai import chat as openai_chat
+from finery.studio import door as studio
 from finery.workspace import tracking_part
 from finery.workspace.place import Workspace
 
@@ -39,9 +38,8 @@ DOORS = (
     metadata,
     tokens,
     browser,
+    studio,
     blobs,
-    scoring,
-    openai_chat,
     tracking,
     runs,
     workspaces,

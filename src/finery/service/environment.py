@@ -68,8 +68,6 @@ def exports(values: Mapping[str, str]) -> str:
 
 
 def page_link(folder: Path, running: Running, page: str) -> str:
-    """The address that opens a page of the service in a browser; "" where there is none."""
+    """The address that opens a page of the service in a browser."""
     settings = load_settings(folder, {"port": running.port, "http_port": running.http_port})
-    if page.startswith("/mlflow") and not settings.tracking:
-        return ""
     return login_link(Workspace(folder, settings, connect("sqlite://")), page)

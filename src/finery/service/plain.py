@@ -1,4 +1,4 @@
-"""What plain HTTP on loopback opens: pages, MLflow for steps, endpoints for clients.
+"""What plain HTTP on loopback opens: pages, and MLflow for steps. (Endpoints have a gateway.)
 
 Another user of the machine can take the port while the service is down, and without TLS nobody
 would notice. So whatever takes the tokens of people is answered over HTTPS alone.
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from finery.azureml import peer
 from finery.azureml.errors import error_response
 
-OPEN = ("/mlflow", "/studio", "/login", "/endpoints/", "/healthz")
+OPEN = ("/mlflow", "/studio", "/login", "/healthz")
 
 
 class PlainDoors:
@@ -31,6 +31,8 @@ class PlainDoors:
     def _refusal(self, request: Request) -> str:
         if request.url.hostname not in peer.NAMES:
             return f"Plain HTTP is for this machine: ask for localhost, or for {self.base_url}."
+        if request.url.path.startswith("/endpoints/"):
+            return "Endpoints have an address of their own: `finery endpoint show NAME` tells it."
         if not request.url.path.startswith(OPEN):
             return f"This is answered over HTTPS alone, at {self.base_url}."
         return ""

@@ -130,6 +130,7 @@ async def _answer(
     https = _Server(_config(app, certificates))
     http = _Server(_config(PlainDoors(app, workspace.settings.base_url), None))
     _end_on_signal((https, http))
+    app.state.is_ending = lambda: https.should_exit  # for answers that would go on and on
     async with app.router.lifespan_context(app):
         tasks = [
             asyncio.create_task(https.serve(sockets=[ports.https])),

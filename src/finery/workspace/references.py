@@ -30,6 +30,8 @@ KINDS = {  # the path word of Azure's ids, in lower case → the kind of asset
     "environments": "environment",
     "codes": "code",
 }
+BROUGHT = "mlflow"  # where what a run logged goes, among the outputs of the job of that name
+_RUN = re.compile(r"runs:/+(?P<run>[A-Za-z0-9][A-Za-z0-9._-]{0,254})(?:/(?P<path>.*))?")
 _SCOPES = {"subscriptions", "resourcegroups", "providers", "workspaces", "locations"}
 _SHORT = re.compile(r"(?P<name>[^/:@]+)(?::(?P<version>[^/:@]+)|@(?P<label>[^/:@]+))")
 # In two places the SDK makes addresses of container and path alone: files of a registry, and
@@ -112,6 +114,9 @@ def parse(uri: str, where: str = "uri") -> Reference:
         return AssetVersion("", "", match["name"], match["version"] or match["label"])
     if text.lower().startswith("https://") and (found := _OUR_BLOB.fullmatch(urlsplit(text).path)):
         return BlobUrl(found["container"] or found["bare"], unquote(found["path"] or ""))
+    if match := _RUN.fullmatch(text):
+        path = f"azureml/{match['run']}/{BROUGHT}/{match['path'] or ''}"
+        return DatastorePath(datastores.DEFAULT, path.rstrip("/"))
     if text.lower().startswith("file://"):
         return LocalPath(unquote(urlsplit(text).path))
     if text.startswith("/") or re.match(r"[A-Za-z]:[\\/]", text):

@@ -36,7 +36,7 @@ def test_a_job_is_shown_with_what_was_sent_and_what_became_of_it(
     assert properties["status"] == "Completed"
     assert properties["tags"] == {"k": "v"}
     assert properties["isArchived"] is False
-    assert properties["services"]["Studio"]["endpoint"].endswith("/studio/jobs/one")
+    assert properties["services"]["Studio"]["endpoint"].endswith("&next=/studio/jobs/one")
     model = properties["outputs"]["model"]
     assert model["jobOutputType"] == "uri_folder"
     place = "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/workspaceblobstore"

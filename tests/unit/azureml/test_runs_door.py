@@ -213,3 +213,44 @@ def test_a_growing_file_is_read_up_to_the_promised_size(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"abc" * CHUNK)
     assert b"".join(read(path, 2 * CHUNK + 1)) == (b"abc" * CHUNK)[: 2 * CHUNK + 1]
+
+
+@pytest.fixture
+def ten(door: TestClient, workspace: Workspace) -> str:
+    """The address of a log of ten bytes, and an unfinished line."""
+    put_job(workspace, "going", status="Running")
+    write_log(workspace, "going", LOG, b"012345678\nhalf a line")
+    return local(workspace, door.get(f"{RUNS}/going/details").json()["logFiles"][LOG])
+
+
+@pytest.mark.parametrize(
+    ("asked", "part", "said"),
+    [
+        ("bytes=4-", "45678\n", "bytes 4-9/10"),
+        ("bytes=4-6", "456", "bytes 4-6/10"),
+        ("bytes=0-99", "012345678\n", "bytes 0-9/10"),
+        ("bytes=-3", "78\n", "bytes 7-9/10"),
+        ("bytes=-99", "012345678\n", "bytes 0-9/10"),
+    ],
+)
+def test_who_follows_a_log_fetches_only_what_is_new(
+    door: TestClient, ten: str, asked: str, part: str, said: str
+) -> None:
+    answer = door.get(ten, headers={"Range": asked})
+    assert (answer.status_code, answer.text) == (206, part)
+    assert answer.headers["content-range"] == said
+    assert answer.headers["content-length"] == str(len(part))
+
+
+@pytest.mark.parametrize("asked", ["bytes=10-", "bytes=99-120", "bytes=-0"])
+def test_a_log_without_news_says_how_long_it_is(door: TestClient, ten: str, asked: str) -> None:
+    answer = door.get(ten, headers={"Range": asked})
+    assert (answer.status_code, answer.content) == (416, b"")
+    assert answer.headers["content-range"] == "bytes */10"
+
+
+@pytest.mark.parametrize("asked", ["", "bytes=-", "bytes=5-4", "lines=1-2", "bytes=0-1,3-4", "x"])
+def test_a_range_that_is_none_gives_the_whole_log(door: TestClient, ten: str, asked: str) -> None:
+    answer = door.get(ten, headers={"Range": asked})
+    assert (answer.status_code, answer.text) == (200, "012345678\n")
+    assert answer.headers["accept-ranges"] == "bytes"

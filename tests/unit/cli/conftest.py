@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 from scripted_service import Script, service_on
 
-from finery.cli import client, compute, endpoint, job, model
+from finery.cli import (
+    chat,
+    client,
+    compute,
+    deploy,
+    endpoint,
+    endpoint_ask,
+    endpoint_canary,
+    job,
+    model,
+)
 
 
 @pytest.fixture
@@ -13,6 +23,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """The answers of the service that the commands of this test talk to."""
     made = Script()
     service = service_on(made)
-    for module in (client, compute, endpoint, job, model):
+    modules = (client, compute, job, model, chat, deploy, endpoint, endpoint_ask, endpoint_canary)
+    for module in modules:
         monkeypatch.setattr(module, "connect", lambda: service)
     return made

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from scripted_service import WORKSPACE, Script
 from typer.testing import CliRunner
@@ -183,6 +184,22 @@ def test_the_log_is_printed_once_and_in_whole_lines(service: Script) -> None:
     result = run("stream", "tune-1")
     assert result.stdout == "one\ntwo\nthree\n"
     assert result.exit_code == 0
+
+
+def test_only_what_is_new_in_a_log_is_fetched(service: Script) -> None:
+    service.on("GET /jobs/tune-1", _ended("Running"), _ended("Running"), JOB)
+    service.on("GET /runs/tune-1/details", {"logFiles": {LOG: "https://here/log"}})
+    error = {"error": {"code": "InvalidRange", "message": "nothing more"}}
+    service.answers["GET /log"] = [
+        httpx.Response(200, content=b"one\n"),
+        httpx.Response(416, json=error),
+        httpx.Response(206, content=b"two\nthe last words"),
+    ]
+    result = run("stream", "tune-1")
+    assert result.exit_code == 0
+    assert result.stdout == "one\ntwo\nthe last words\n"
+    asked = [r.headers.get("range") for r in service.asked if r.url.path == "/log"]
+    assert asked == [None, "bytes=4-", "bytes=4-"]
 
 
 def test_a_failed_job_fails_the_command_with_its_reason(service: Script) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from finery.endpoints import replicas, tables
 from finery.endpoints.supervisor import Supervisor
-from finery.endpoints.values import Deployment
+from finery.endpoints.values import Form
 from finery.runners import process
 from finery.workspace.place import Workspace
 from finery.workspace.settings import Settings
@@ -48,10 +48,9 @@ def workspace(tmp_path: Path, database: str) -> Iterator[Workspace]:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    def command(deployment: Deployment, folder: Path) -> tuple[str, ...]:
+    def command(name: str, form: Form, folder: Path) -> tuple[str, ...]:
         ready = str(folder / replicas.READY)
-        name = deployment.name
-        return (sys.executable, str(STAND_IN), deployment.model, "--name", name, "--ready", ready)
+        return (sys.executable, str(STAND_IN), form.model, "--name", name, "--ready", ready)
 
     monkeypatch.setattr(replicas, "command", command)
     monkeypatch.setattr(replicas, "GRACE", 1.0)

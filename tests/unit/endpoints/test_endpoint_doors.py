@@ -1,4 +1,4 @@
-"""Endpoints over HTTP: Azure's routes, the scoring address, OpenAI's routes."""
+"""Endpoints over HTTP: Azure's routes. (Their gateway has tests of its own.)"""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from finery.azureml import endpoints, errors, scoring
+from finery.azureml import endpoints, errors
 from finery.azureml.scope import ArmPaths
-from finery.endpoints import routing, running
-from finery.openai import chat
+from finery.endpoints import running
 from finery.workspace.place import Workspace
 
 WORKSPACE = (
@@ -32,9 +31,9 @@ def http(
     app = FastAPI(lifespan=lambda app: running.part(app, workspace))
     app.state.workspace = workspace
     errors.install(app)
-    for door in (scoring, chat, endpoints):
-        app.include_router(door.router)
+    app.include_router(endpoints.router)
     app.add_middleware(ArmPaths)
+    monkeypatch.setattr("finery.endpoints.gateway.keeper.Keeper.look", lambda _: None)
     # A model's name says how its stand-in behaves; nothing is looked up.
     monkeypatch.setattr("finery.azureml.deployments._model", lambda _, reference: reference)
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -69,11 +68,6 @@ def served(http: TestClient) -> TestClient:
 
 def with_traffic(**shares: int) -> dict[str, Any]:
     return {**ENDPOINT, "properties": {**ENDPOINT["properties"], "traffic": shares}}
-
-
-def bearer(http: TestClient) -> dict[str, str]:
-    key = http.post(f"{CHAT}/listKeys").json()["primaryKey"]
-    return {"authorization": f"Bearer {key}"}
 
 
 def test_what_two_change_at_once_is_both_kept(http: TestClient) -> None:
@@ -154,8 +148,6 @@ def test_a_wrong_endpoint_is_a_400(http: TestClient, body: Any, told: str) -> No
         (f"{CHAT}/deployments", "get"),
         (f"{CHAT}/listKeys", "post"),
         (f"{WORKSPACE}/endpointOperations/x", "get"),
-        ("/endpoints/chat/score", "post"),
-        ("/endpoints/chat/v1/models", "get"),
     ],
 )
 def test_what_is_not_there_is_a_404(http: TestClient, path: str, method: str) -> None:
@@ -230,123 +222,6 @@ def test_a_failed_deployment_says_why_in_its_operation(http: TestClient) -> None
     assert http.get(BLUE).json()["properties"]["provisioningState"] == "Failed"
     log = http.post(f"{BLUE}/getLogs", json={"tail": 1}).json()["content"]
     assert log == "The model could not be served: it is a table."
-
-
-def test_a_request_reaches_the_deployment_with_traffic(served: TestClient) -> None:
-    response = served.post("/endpoints/chat/score", json={"a": 1}, headers=bearer(served))
-    assert response.status_code == 200
-    assert response.json()["by"] == "blue"
-    assert response.json()["body"] == {"a": 1}
-    assert response.headers["azureml-model-deployment"] == "blue"
-
-
-def test_the_header_names_a_deployment(served: TestClient) -> None:
-    finished(served, served.put(f"{CHAT}/deployments/green", json=deployment()))
-    header = bearer(served) | {"azureml-model-deployment": "green"}
-    assert served.post("/endpoints/chat/score", json={}, headers=header).json()["by"] == "green"
-    header["azureml-model-deployment"] = "red"
-    assert served.post("/endpoints/chat/score", json={}, headers=header).status_code == 404
-
-
-def test_nobody_is_answered_without_the_key(served: TestClient) -> None:
-    for header in ({}, {"authorization": "Bearer x"}, {"authorization": "Basic x"}):
-        assert served.post("/endpoints/chat/score", json={}, headers=header).status_code == 401
-        assert served.get("/endpoints/chat/v1/models", headers=header).status_code == 401
-        assert served.get("/endpoints/chat/health", headers=header).status_code == 401
-
-
-def test_what_the_model_refuses_is_a_424_with_azures_headers(served: TestClient) -> None:
-    response = served.post("/endpoints/chat/score", json={"fail": 400}, headers=bearer(served))
-    assert response.status_code == 424
-    assert response.headers["ms-azureml-model-error-statuscode"] == "400"
-    assert response.headers["ms-azureml-model-error-reason"] == "the model"
-    assert "says no" in response.json()["error"]["message"]
-
-
-def test_a_slow_model_is_a_408(served: TestClient) -> None:
-    quick = deployment(requestSettings={"requestTimeout": "PT0.2S"})
-    finished(served, served.put(BLUE, json=quick))
-    response = served.post("/endpoints/chat/score", json={"sleep": 5}, headers=bearer(served))
-    assert response.status_code == 408
-    assert "0.2 seconds" in response.json()["error"]["message"]
-
-
-@pytest.mark.parametrize("path", ["score", "v1/chat/completions"])
-def test_a_busy_model_is_a_429_after_which_clients_try_again(
-    served: TestClient, path: str, workspace: Workspace
-) -> None:
-    (replica,) = routing.table(workspace, "chat").replicas["blue"]
-    gateway = served.app.state.endpoints.gateway  # type: ignore[attr-defined]
-    gateway.open_requests[replica.id] = 2
-    response = served.post(f"/endpoints/chat/{path}", json={}, headers=bearer(served))
-    assert response.status_code == 429
-    assert response.headers["retry-after"] == "1"
-
-
-@pytest.mark.parametrize("path", ["score", "v1/chat/completions"])
-def test_a_model_that_is_being_started_is_a_503_after_which_clients_try_again(
-    http: TestClient, path: str
-) -> None:
-    http.put(CHAT, json=ENDPOINT)
-    http.put(BLUE, json=deployment("slow"))
-    http.put(CHAT, json=with_traffic(blue=100))
-    response = http.post(f"/endpoints/chat/{path}", json={}, headers=bearer(http))
-    assert response.status_code == 503
-    assert response.headers["retry-after"] == "1"
-    assert "no replica that answers yet" in response.json()["error"]["message"]
-
-
-def test_an_endpoint_without_traffic_is_a_404_and_health_says_who_answers(
-    served: TestClient,
-) -> None:
-    header = bearer(served)
-    assert served.get("/endpoints/chat/health", headers=header).json()["deployment"] == "blue"
-    served.put(CHAT, json=ENDPOINT)
-    assert served.post("/endpoints/chat/score", json={}, headers=header).status_code == 404
-
-
-def test_openais_models_are_the_endpoint_and_its_deployments(served: TestClient) -> None:
-    header = bearer(served)
-    body = served.get("/endpoints/chat/v1/models", headers=header).json()
-    assert [model["id"] for model in body["data"]] == ["chat", "blue"]
-    assert served.get("/endpoints/chat/v1/models/blue", headers=header).json() == body["data"][1]
-    assert served.get("/endpoints/chat/v1/models/red", headers=header).status_code == 404
-
-
-@pytest.mark.parametrize("model", ["chat", "blue", None])
-def test_a_chat_goes_to_the_deployment_that_its_model_means(
-    served: TestClient, model: str | None
-) -> None:
-    body = {"messages": [], **({"model": model} if model else {})}
-    url = "/endpoints/chat/v1/chat/completions"
-    said = served.post(url, json=body, headers=bearer(served)).json()
-    assert said["body"] == {"messages": [], "model": "blue"}
-
-
-@pytest.mark.parametrize(
-    ("content", "status", "code"),
-    [
-        (b"{", 400, "UserError"),
-        (b"[]", 400, "UserError"),
-        (b'{"model": "gpt-4"}', 404, "model_not_found"),
-        (b'{"model": ["blue"]}', 404, "model_not_found"),
-    ],
-)
-def test_openais_errors_have_openais_shape(
-    served: TestClient, content: bytes, status: int, code: str
-) -> None:
-    url = "/endpoints/chat/v1/chat/completions"
-    response = served.post(url, content=content, headers=bearer(served))
-    assert response.status_code == status
-    assert response.json()["error"]["code"] == code
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-
-
-def test_what_the_model_says_to_openais_client_is_passed_on_as_it_is(served: TestClient) -> None:
-    url = "/endpoints/chat/v1/chat/completions"
-    response = served.post(url, json={"fail": 400}, headers=bearer(served))
-    assert response.status_code == 400
-    assert response.json() == {"error": {"message": "the model\nsays no"}}
 
 
 def test_a_patch_scales_a_deployment(served: TestClient) -> None:

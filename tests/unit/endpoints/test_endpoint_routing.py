@@ -1,4 +1,4 @@
-"""Which deployment and which replica a request goes to."""
+"""Which deployment a request goes to."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from finery.endpoints.routing import OverloadedError, Table, choose, mirror, pick
+from finery.endpoints.gateway.refusals import ModelNotFoundError
+from finery.endpoints.gateway.routing import asked_for, choose, mirror
+from finery.endpoints.routing import Table
 from finery.endpoints.values import Deployment, Endpoint, Replica
-from finery.workspace.errors import NotFoundError, UnavailableError
+from finery.errors import FineryError
+from finery.workspace.errors import NotFoundError
 
 DAY = datetime(2026, 1, 1)
+PEOPLE = [f"user-{number}" for number in range(10_000)]
 
 
 def deployment(name: str, **changes: Any) -> Deployment:
@@ -38,6 +42,59 @@ def test_requests_are_shared_as_the_traffic_says() -> None:
     shared = table({"blue": 90, "green": 10}, blue=1, green=1)
     drawn = Counter(choose(shared, draw=point / 1000).name for point in range(1000))
     assert drawn == {"blue": 900, "green": 100}
+
+
+def test_ten_thousand_requests_at_ten_percent_are_within_a_few_of_a_thousand() -> None:
+    shared = table({"blue": 90, "green": 10}, blue=1, green=1)
+    drawn = Counter(choose(shared).name for _ in range(10_000))
+    assert 880 <= drawn["green"] <= 1120  # four standard deviations: fails once in 16,000 runs
+
+
+def test_a_conversation_stays_with_its_deployment() -> None:
+    shared = table({"blue": 50, "green": 50}, blue=1, green=1)
+    for person in PEOPLE[:100]:
+        assert len({choose(shared, conversation=person).name for _ in range(5)}) == 1
+
+
+def test_conversations_are_shared_as_the_traffic_says() -> None:
+    shared = table({"blue": 70, "green": 20, "red": 10}, blue=1, green=1, red=1)
+    drawn = Counter(choose(shared, conversation=person).name for person in PEOPLE)
+    for name, share in shared.endpoint.traffic.items():
+        assert drawn[name] / len(PEOPLE) == pytest.approx(share / 100, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "most"),
+    [
+        ({"blue": 90, "green": 10}, {"blue": 80, "green": 20}, 0.115),
+        ({"blue": 100}, {"blue": 90, "green": 10}, 0.115),
+        ({"blue": 60, "green": 30, "red": 10}, {"blue": 50, "green": 40, "red": 10}, 0.13),
+    ],
+)
+def test_moving_a_tenth_of_the_traffic_moves_a_tenth_of_the_conversations(
+    before: dict[str, int], after: dict[str, int], most: float
+) -> None:
+    names = dict.fromkeys({*before, *after}, 1)
+    first, then = table(before, **names), table(after, **names)
+    moved = Counter(
+        (was, now)
+        for person in PEOPLE
+        if (was := choose(first, conversation=person).name)
+        != (now := choose(then, conversation=person).name)
+    )
+    assert 0.08 < moved.total() / len(PEOPLE) < most
+    assert moved["blue", "green"] > 0.85 * 0.1 * len(PEOPLE)
+    assert moved["green", "blue"] == 0
+
+
+def test_a_deployment_without_traffic_gets_no_conversation() -> None:
+    shared = table({"blue": 100, "green": 0}, blue=1, green=1)
+    assert {choose(shared, conversation=person).name for person in PEOPLE[:200]} == {"blue"}
+
+
+def test_an_id_of_odd_characters_is_an_id_like_any_other() -> None:
+    shared = table({"blue": 50, "green": 50}, blue=1, green=1)
+    assert choose(shared, conversation="\ud800 ключ\x00").name in ("blue", "green")
 
 
 def test_a_deployment_without_traffic_is_reached_by_name_alone() -> None:
@@ -67,29 +124,28 @@ def test_a_mirror_gets_its_share_of_copies() -> None:
     assert mirror(table({"blue": 100}, blue=1), draw=0.0) is None
 
 
-def test_the_least_busy_replica_is_asked_first() -> None:
-    three = table({"blue": 100}, blue=3)
-    first = pick(three, three.deployments["blue"], {"blue0": 1, "blue1": 1})[0]
-    assert first.id == "blue2"
+@pytest.mark.parametrize(
+    ("header", "model", "named"),
+    [
+        ("", None, ""),
+        ("", "chat", ""),
+        ("", "", ""),
+        ("", "blue", "blue"),
+        ("blue", "chat", "blue"),
+        ("blue", "blue", "blue"),
+        ("red", None, "red"),  # `choose` says that there is none
+    ],
+)
+def test_header_and_model_name_a_deployment(header: str, model: object, named: str) -> None:
+    assert asked_for(table({"blue": 100}, blue=1), header, model) == named
 
 
-def test_twice_what_can_be_answered_may_wait_and_no_more() -> None:
-    two = table({"blue": 100}, blue=2)
-    blue = two.deployments["blue"]
-    assert pick(two, blue, {"blue0": 2, "blue1": 1})
-    with pytest.raises(OverloadedError, match="4 requests are under way"):
-        pick(two, blue, {"blue0": 2, "blue1": 2})
-    assert pick(two, replace(blue, at_once=2), {"blue0": 2, "blue1": 2})
+@pytest.mark.parametrize("model", ["gpt-4", ["blue"], 1, {"a": 1}, False])
+def test_a_model_that_is_not_here_is_not_replaced_by_another(model: object) -> None:
+    with pytest.raises(ModelNotFoundError, match="There is: chat, blue"):
+        asked_for(table({"blue": 100}, blue=1), "", model)
 
 
-@pytest.mark.parametrize("state", ["Creating", "Deleting"])
-def test_a_deployment_that_is_not_there_yet_or_any_more_does_not_answer(state: str) -> None:
-    one = table({"blue": 100}, blue=1)
-    with pytest.raises(UnavailableError, match=state):
-        pick(one, replace(one.deployments["blue"], state=state), {})
-
-
-def test_a_deployment_whose_replica_died_says_so() -> None:
-    none = table({"blue": 100}, blue=0)
-    with pytest.raises(UnavailableError, match="no replica that answers yet"):
-        pick(none, none.deployments["blue"], {})
+def test_a_header_and_a_model_that_name_two_deployments_are_refused() -> None:
+    with pytest.raises(FineryError, match="model is blue, its header"):
+        asked_for(table({"blue": 100}, blue=1, green=1), "green", "blue")

@@ -21,6 +21,7 @@ from finery.workspace.place import Workspace
 
 Look = Callable[[Callable[[], bool]], None]
 BLUE = WantedDeployment("chat", "blue", "good", environment={"GREETING": "hello"})
+QUICK = Probe(initial_delay=0.0, period=0.02, timeout=0.05, failure_threshold=2)
 
 
 @pytest.fixture(autouse=True)
@@ -138,21 +139,39 @@ def test_a_killed_replica_comes_again(
     assert service.deployment(workspace, "chat", "blue").state == "Succeeded"
 
 
-def test_a_replica_that_keeps_dying_is_started_again_after_a_pause(
+def test_a_replica_that_keeps_crashing_is_started_again_after_a_pause(
+    workspace: Workspace,
+    deploy: Callable[[WantedDeployment], Operation],
+    look_until: Look,
+) -> None:
+    deploy(BLUE)
+    for _ in range(2):
+        look_until(lambda: bool(ready(workspace)))
+        (one,) = ready(workspace)
+        os.kill(pid_of(workspace, one), signal.SIGABRT)
+        folder = replicas.folder_of(workspace, one)
+        look_until(lambda folder=folder: process.state(folder) != "running")
+        look_until(lambda one=one: one not in ready(workspace))
+    with workspace.store.read() as connection:
+        assert connection.execute(tables.replicas.select()).first() is None
+    look_until(lambda: bool(ready(workspace)))
+
+
+def test_one_that_is_killed_comes_again_at_once_however_often(
     workspace: Workspace,
     deploy: Callable[[WantedDeployment], Operation],
     supervisor: Supervisor,
     look_until: Look,
 ) -> None:
     deploy(BLUE)
-    for _ in range(2):
+    for _ in range(3):
         look_until(lambda: bool(ready(workspace)))
         process.end_all(ready(workspace)[0].id)
         supervisor.look()
-    supervisor.look()
-    with workspace.store.read() as connection:
-        assert connection.execute(tables.replicas.select()).first() is None
-    look_until(lambda: bool(ready(workspace)))
+        supervisor.look()
+        with workspace.store.read() as connection:
+            (row,) = connection.execute(tables.replicas.select())
+        assert row.state == "starting"
 
 
 def test_a_replica_that_does_not_answer_its_probe_is_replaced(
@@ -160,7 +179,7 @@ def test_a_replica_that_does_not_answer_its_probe_is_replaced(
     deploy: Callable[[WantedDeployment], Operation],
     look_until: Look,
 ) -> None:
-    deploy(replace(BLUE, model="deaf", probe=Probe(period=0.01, timeout=0.05, failures=2)))
+    deploy(replace(BLUE, model="deaf", liveness_probe=QUICK))
     (first,) = ready(workspace)
     look_until(lambda: first.id not in [replica.id for replica in ready(workspace)])
 

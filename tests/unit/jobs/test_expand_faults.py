@@ -174,3 +174,51 @@ def test_pipelines_that_multiply_are_stopped() -> None:
         specs[f"p{level}"] = {"name": f"p{level}", "type": "pipeline", "jobs": jobs}
     faults = opened({"top": use("p7")}, specs=specs).faults
     assert [found.found for found in faults] == ["too many nodes"]
+
+
+NESTED = {
+    "type": "pipeline",
+    "inputs": {"chats": {"type": "uri_folder"}},
+    "outputs": {},
+    "jobs": {"inner": {"type": "pipeline", "component": "azureml:wrong:1"}},
+}
+WRONG = {
+    "type": "pipeline",
+    "inputs": {},
+    "outputs": {},
+    "jobs": {
+        "train": {"type": "spark", "component": "azureml:train:1"},
+        "score": {"component": "azureml:score:1", "inputs": {"model": {"type": "x", "path": "p"}}},
+        "a/b": {"component": "azureml:score:1"},
+    },
+}
+
+
+def test_faults_inside_nested_pipelines_name_the_whole_path_of_the_inner_step() -> None:
+    specs = SPECS | {"outer": NESTED, "wrong": WRONG}
+    faults = opened({"tune": use("outer", chats=data())}, specs=specs).faults
+    places = {found.where for found in faults}
+    assert {
+        "jobs.tune/inner/train.type",
+        "jobs.tune/inner/score.inputs.model.type",
+        "jobs.tune/inner/a/b",
+    } <= places
+    assert all(place.startswith("jobs.tune/inner/") for place in places), places
+
+
+def test_a_nested_pipeline_without_nodes_is_named_by_its_path() -> None:
+    specs = SPECS | {"outer": NESTED, "wrong": WRONG | {"jobs": ["train"]}}
+    found = fault({"tune": use("outer", chats=data())}, specs=specs)
+    assert (found.where, found.found) == ("jobs.tune/inner.jobs", "list")
+
+
+def test_an_output_that_two_inner_nodes_write_names_both_by_their_paths() -> None:
+    train = BOTH["jobs"]["train"]
+    twice = BOTH | {"jobs": {"one": train, "two": train, "score": BOTH["jobs"]["score"]}}
+    jobs = {
+        "tune": use("twice", chats=data()),
+        "eval": use("score", model="${{parent.jobs.tune.outputs.model}}"),
+    }
+    faults = opened(jobs, specs=SPECS | {"twice": twice}).faults
+    found = {(f.where, f.found) for f in faults}
+    assert ("jobs.eval.inputs.model", "tune/one.model and tune/two.model") in found

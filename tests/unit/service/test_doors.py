@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -17,8 +18,6 @@ from workspaces import new_workspace
 
 from finery.azureml import caller
 from finery.azureml.limits import MAX_BYTES
-from finery.jobs import rows
-from finery.jobs.spec import JobSpec, StepSpec, job_to_json
 from finery.service.app import create_app
 from finery.workspace import identity
 from finery.workspace.identity import key_of
@@ -251,6 +250,50 @@ def test_the_log_of_a_defect_holds_no_signature(
     assert query["sig"] not in caplog.text
 
 
+async def _cut_off(app: FastAPI, path: str, headers: dict[str, str]) -> list[int]:
+    """Send half a request, as a process that is killed does; the statuses of the answers."""
+    news = iter(
+        [
+            {"type": "http.request", "body": b"half", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+    statuses: list[int] = []
+
+    async def receive() -> dict[str, object]:
+        return next(news, {"type": "http.disconnect"})
+
+    async def send(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(int(str(message["status"])))
+
+    sent = {**headers, "content-length": "100", "host": "localhost"}
+    pairs = [(key.lower().encode(), value.encode()) for key, value in sent.items()]
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": pairs}
+    scope |= {"scheme": "http", "server": ("localhost", 80), "client": ("127.0.0.1", 5)}
+    scope |= {"http_version": "1.1", "root_path": "", "raw_path": path.encode()}
+    await app(scope, receive, send)  # pyright: ignore
+    return statuses
+
+
+def test_a_caller_that_dies_in_the_middle_of_a_request_is_no_defect(
+    app: FastAPI, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Reads(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await request.aread()
+            return httpx.Response(200)
+
+    class Mlflow:
+        async def ready(self) -> httpx.AsyncClient:
+            return httpx.AsyncClient(transport=Reads(), base_url="http://localhost")
+
+    app.state.tracking = Mlflow()
+    for path in ("/mlflow/api/2.0/x", f"/mlflow/v2.0{GROUP}/workspaces/w/api/2.0/mlflow/x"):
+        assert asyncio.run(_cut_off(app, path, owner(workspace))) == [499]
+    assert "defect" not in caplog.text
+
+
 def test_an_error_of_the_store_tells_no_values(workspace: Workspace) -> None:
     with pytest.raises(SQLAlchemyError) as caught, workspace.store.read() as connection:
         connection.execute(sa.text("SELECT :key FROM nowhere"), {"key": "secret"})
@@ -260,24 +303,3 @@ def test_an_error_of_the_store_tells_no_values(workspace: Workspace) -> None:
 def test_a_forged_link_opens_nothing(http: TestClient) -> None:
     answer = http.get("/login?se=9999999999&sig=0&next=/mlflow/")
     assert answer.status_code == 401
-
-
-def test_the_link_of_a_job_leads_a_signed_in_browser_to_its_run(
-    http: TestClient, workspace: Workspace
-) -> None:
-    step = StepSpec("", command="true")
-    spec = JobSpec("a-job", "command", (step,))
-    shared = {"root": "a-job", "experiment": "e", "description": "", "tags": {}, "properties": {}}
-    row = {"name": "a-job", "type": "command", "parent": "", "step_path": "", "compute": ""}
-    row |= {"display_name": "", "spec": job_to_json(spec), "outputs": {}}
-    with workspace.store.write() as connection:
-        rows.insert(connection, [shared | row])
-    answer = http.get("/studio/jobs/a-job")
-    assert answer.status_code == 401
-    assert "<code>finery up</code>" in answer.text
-    assert answer.headers["content-type"].startswith("text/html")
-    http.get(identity.login_link(workspace, "/mlflow/").removeprefix(workspace.settings.http_url))
-    answer = http.get("/studio/jobs/a-job")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/mlflow/#/runs/a-job")
-    assert http.get("/studio/jobs/no-job").status_code == 404
-    assert http.get("/studio/else").headers["location"] == "/mlflow/"

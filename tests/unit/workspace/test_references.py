@@ -49,6 +49,8 @@ def file_at(workspace: Workspace, name: str, content: bytes = b"x") -> Path:
         ),
         ("azureml:azureml://datastores/D/paths/a", DatastorePath("D", "a")),
         ("AzureML://Datastores/D/Paths/a", DatastorePath("D", "a")),
+        ("runs:/R/model", DatastorePath("workspaceblobstore", "azureml/R/mlflow/model")),
+        ("runs:/R", DatastorePath("workspaceblobstore", "azureml/R/mlflow")),
         ("azureml://jobs/J/outputs/O", JobOutput("J", "O")),
         ("azureml://jobs/J/outputs/O/", JobOutput("J", "O")),
         ("azureml://jobs/J/outputs/O/paths/a/b", JobOutput("J", "O", "a/b")),
@@ -101,7 +103,8 @@ def test_a_reference_is_read_as_it_is_meant(uri: str, expected: Reference) -> No
         "https://example.com/azureml-blobstore-1/a.csv",
         "http://localhost/_blob.blob.local/c/p",
         "wasbs://c@a.blob.core.windows.net/p",
-        "runs:/abc/model",
+        "runs:/",
+        "runs:/../secrets",
         f"/{WS}/jobs/N",
     ],
 )

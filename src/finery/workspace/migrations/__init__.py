@@ -17,7 +17,7 @@ from finery.workspace.store import Store
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 VERSIONS = Path(__file__).parent / "versions"
 
 

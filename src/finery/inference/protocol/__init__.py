@@ -1,0 +1,1 @@
+"""What clients send to a replica and what they get back: OpenAI, Azure AI, Azure ML."""
