@@ -7,7 +7,7 @@ import contextlib
 import gc
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch_models import (
 
 from finery.chat.render import load_renderer
 from finery.errors import FineryError
-from finery.inference.engine import EngineLostError, Generation
+from finery.inference.engine import EngineLostError, Generation, Token
 from finery.inference.engines import torch_loop
 from finery.inference.engines.torch_engine import TorchEngine
 
@@ -92,14 +92,40 @@ def test_a_real_model_answers_as_generate_does(kit: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_a_row_answers_alone_what_it_answers_among_others(family: Family, precision: str) -> None:
-    asked = [Generation(prompt, 20) for prompt in prompts(LENGTHS)]
+    asked = [Generation(prompt, 20, logprobs=2) for prompt in prompts(LENGTHS)]
     options = {"precision": precision, "at_once": 8}
     engine = opened(family("phi3"), **options)
     asyncio.run(engine.close())
     assert (engine.precision, engine.info["form"]) == (precision, "decoder"), engine.info
-    together = answers(family("phi3"), asked, options)
-    alone = [answers(family("phi3"), [one], options)[0] for one in asked[:4]]
-    assert together[:4] == alone
+    together = whole_answers(family("phi3"), asked, options)
+    alone = [whole_answers(family("phi3"), [one], options)[0] for one in asked[:4]]
+    for one, other in zip(together, alone, strict=False):
+        pairs = zip(one, other, strict=True)
+        parting = next((pair for pair in pairs if len({*ids_of(pair)}) > 1), None)
+        if parting:  # attention sums in another order in company: a near tie may fall otherwise
+            assert {token for token, _ in parting[0].likeliest} == {*ids_of(parting)}
+            assert abs(parting[0].likeliest[0][1] - parting[0].likeliest[1][1]) < NEAR[precision]
+
+
+# Nats. A step of an 8-bit activation is 1/127 of a row's largest; one that falls otherwise is felt.
+NEAR = {"bfloat16": 0.01, "int8": 0.1}
+
+
+def ids_of(made: Sequence[Token]) -> list[int]:
+    return [token.id for token in made]
+
+
+def whole_answers(
+    folder: Path, wanted: Sequence[Generation], options: dict[str, Any]
+) -> list[list[Token]]:
+    async def ask() -> list[list[Token]]:
+        engine = opened(folder, **options)
+        try:
+            return await asyncio.gather(*[tokens(engine, one) for one in wanted])
+        finally:
+            await engine.close()
+
+    return asyncio.run(ask())
 
 
 def test_an_answer_ends_at_its_stop_id_and_has_it_as_its_last_token(family: Family) -> None:

@@ -30,7 +30,12 @@ def test_a_step_takes_one_token_of_each_answering_row_and_one_piece_of_the_promp
     rows = [row(100), row(1, 9), row(100), row(1, 30)]
     spans = plan(rows, 120)
     assert [span.row for span in spans] == [rows[1], rows[3], rows[0], rows[2]]
-    assert taken(spans) == [1, 1, 100, 20]
+    assert taken(spans) == [1, 1, 99, 21]
+
+
+def test_the_last_token_of_a_prompt_is_a_step_of_its_own() -> None:
+    assert taken(plan([row(100)], 512)) == [99]
+    assert taken(plan([row(2)], 512)) == [1]
 
 
 def test_pieces_are_larger_while_nobody_waits_for_them() -> None:

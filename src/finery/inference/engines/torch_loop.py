@@ -213,7 +213,9 @@ def plan(rows: Sequence[Row], piece: int | None) -> list[Span]:
     """What the next step takes: one token of each answering row, a piece of the prompts.
 
     The rows that are still reading their prompts share the piece, the earliest first; where it
-    is None, one of them reads the whole of its own.
+    is None, one of them reads the whole of its own. A prompt's last token is a step of its own:
+    so it is computed alike whether the others were read now or taken over from an earlier
+    prompt, and the same request gets the same answer (rounding depends on a product's shape).
     """
     spans = [Span(row, 1) for row in rows if row.pending == 1]
     reading = [row for row in rows if row.pending > 1]
@@ -222,6 +224,6 @@ def plan(rows: Sequence[Row], piece: int | None) -> list[Span]:
     left = min(piece, SHARED_PIECE if spans else PIECE)
     for row in reading:
         if left:
-            spans.append(Span(row, min(row.pending, left)))
+            spans.append(Span(row, min(row.pending - 1, left)))
             left -= spans[-1].count
     return spans
