@@ -58,10 +58,12 @@ def run(options: argparse.Namespace, key: str, start: float) -> int:
 async def _run(options: argparse.Namespace, key: str, start: float) -> int:
     log.info("loading %s", options.model)
     adapters = _adapters(options.adapter)
-    loaded = await _load(options, adapters)
-    pool = ReaderPool(loaded.place)
+    pool = ReaderPool(await asyncio.to_thread(_place, options))
+    reading = asyncio.create_task(pool.start())  # while the model is loaded
+    loaded: _Loaded | None = None
     try:
-        await pool.start()
+        loaded = await _load(options, adapters)
+        await reading
         voice = make_voice(loaded.place, loaded.renderer, loaded.engine, loaded.stops)
         name = options.name or Path(options.model).name
         replica = Replica(
@@ -72,8 +74,23 @@ async def _run(options: argparse.Namespace, key: str, start: float) -> int:
         with _listening(options.host, options.port) as listener:
             return await serve(replica, create_app(replica), listener, options, start)
     finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
         await pool.close()
-        await loaded.engine.close()
+        if loaded is not None:
+            await loaded.engine.close()
+
+
+def _place(options: argparse.Namespace) -> str:
+    """The folder of the renderer that the readers load."""
+    from finery.inference.engines import stub
+    from finery.inference.open import locate
+
+    if options.model.startswith(stub.PREFIX):
+        return stub.stub_settings(options.model).renderer or stub.PREFIX
+    if options.engine == "stub":
+        raise FineryError(f"The engine stub serves no model. Name {stub.PREFIX} as its source.")
+    return str(locate(options.model).renderer)
 
 
 async def _load(options: argparse.Namespace, adapters: Mapping[str, Path]) -> _Loaded:
@@ -85,8 +102,6 @@ async def _load(options: argparse.Namespace, adapters: Mapping[str, Path]) -> _L
         for name, folder in adapters.items():
             await engine.add_adapter(name, folder)
         return _Loaded(engine, renderer, place, renderer.stop_ids, facts={"proof": {}})
-    if options.engine == "stub":
-        raise FineryError(f"The engine stub serves no model. Name {stub.PREFIX} as its source.")
     from finery.inference.engines.choosing import open_proved
 
     proved = await open_proved(
@@ -186,6 +201,8 @@ def _listening(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # Inherited by its connections: no token waits for the one before to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.listen(1024)
     except OSError as error:
         listener.close()

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from workspaces import new_workspace
 
 from finery.azureml import peer
+from finery.endpoints.gateway.addresses import listening
 from finery.errors import InputError
+from finery.inference.server_run import _listening
 from finery.service.checks import _clock, _disk, _environment, _ports
 from finery.service.environment import PROXIES, exports, forget_services, variables
-from finery.service.run import database_url
+from finery.service.run import _listen, database_url
 from finery.service.running import Running, last_running, running_service, write_running
 from finery.workspace.errors import ConflictError
 from finery.workspace.lock import sole_service
@@ -142,3 +145,17 @@ def test_the_doctor_sees_what_leads_clients_elsewhere(
     monkeypatch.setenv("IDENTITY_ENDPOINT", "http://elsewhere")
     assert [check.state for check in _environment()] == ["warning"]
     assert _disk(tmp_path / "not" / "yet").found.endswith(str(tmp_path))
+
+
+def test_no_part_of_an_answer_waits_for_a_clients_acknowledgement(tmp_path: Path) -> None:
+    workspace = new_workspace(tmp_path / "service", port=0, http_port=0)
+    with (
+        _listen("127.0.0.1", 0, 0) as of_service,
+        listening(workspace) as of_gateway,
+        _listening("127.0.0.1", 0) as of_replica,
+    ):
+        for listener in (of_service, *of_gateway, of_replica):
+            with socket.create_connection(listener.getsockname()):
+                taken, _ = listener.accept()
+                with taken:
+                    assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

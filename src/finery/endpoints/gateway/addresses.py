@@ -82,7 +82,10 @@ def listening(workspace: Workspace) -> Iterator[tuple[socket.socket, socket.sock
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # Inherited by its connections: no token waits for the one before to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         if not port:
             raise FineryError(f"{host} cannot be listened on: {error}.") from None

@@ -154,7 +154,7 @@ def open_torch_engine(
     """Load the model at `located` and start its thread; raises FineryError when it cannot.
 
     `precision` is float32, bfloat16, int8 or auto (the fastest of those this machine has, by a
-    measurement of a second); `adapters` are names and PEFT folders of LoRA adapters of this
+    measurement of half a second); `adapters` are names and PEFT folders of LoRA adapters of this
     base. An adapter that `located` itself has is folded into the weights. `reuse` is whether a
     prompt takes over what others that begin alike have read already.
     """

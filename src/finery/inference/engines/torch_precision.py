@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from finery.inference.engines.torch_weights import Weight, has_int8, has_packed16, make_weight
 
-SECONDS = 1.0  # for all forms together
+SECONDS = 0.5  # for all forms together
 
 
 def candidates(device: torch.device) -> list[str]:
