@@ -6,10 +6,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.finery-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt unit chaos parity bench docs clean
+.PHONY: help setup demo test lint fmt unit chaos parity postgres bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install finery into it (again only when its versions change)
 
@@ -46,6 +46,9 @@ chaos: setup ## kill training, and the service, at random moments; nothing may b
 
 parity: setup ## the long comparisons with transformers, PEFT and TRL
 	$(BIN)/python -m pytest -m full -s tests/engine
+
+postgres: setup ## the tests of the service, its state in PostgreSQL
+	FINERY_TESTS_ON=postgres $(BIN)/python -m pytest tests/service
 
 bench: setup ## training speed beside TRL on this machine (benchmarks/README.md)
 	$(BIN)/python benchmarks/run.py train-cpu

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import uuid
 from collections.abc import Iterator
 
 import pytest
+import sqlalchemy as sa
 
 
 @contextlib.contextmanager
@@ -21,3 +23,14 @@ def postgres_server() -> Iterator[str]:
             yield server.get_uri()
         finally:
             server.cleanup()
+
+
+def new_database(server: str) -> str:
+    """The URL of an empty database of that server."""
+    name = f"finery_{uuid.uuid4().hex}"
+    url = sa.make_url(server).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)

@@ -258,7 +258,9 @@ def prove_real(
     database: str = "",
 ) -> Report:
     """Run pipelines on the real service under `kills` kills."""
-    server = RealServer(folder, kit, {"tracking": tracking, "database_url": database})
+    server = RealServer(
+        folder, kit, {"tracking": tracking, "warm_steps": True, "database_url": database}
+    )
     server.start()
     server.prepare()
     try:

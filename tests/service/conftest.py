@@ -1,5 +1,7 @@
 """A real service and the unmodified SDK against it.
 
+With FINERY_TESTS_ON=postgres (`make postgres`) every service keeps its state in PostgreSQL.
+
 service    the service of the whole session (tests must not stop it)
 client     an MLClient on it; registry: one on its registry "azureml"
 started    a service of one test's own, to stop, kill and start again
@@ -19,7 +21,7 @@ import psutil
 import pytest
 from service_process import Service, hub_mirror
 
-from postgres_server import postgres_server
+from postgres_server import new_database, postgres_server
 
 # What the Azure packages say about themselves is not ours to answer for.
 QUIET = (
@@ -47,9 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
     """The session's service; its variables are set for this process and its children."""
-    found = _new(tmp_path_factory)
+    found = _new(tmp_path_factory, request)
     found.settings = {"warm_steps": True}
     with pytest.MonkeyPatch.context() as patch, _ended(found.start()):
         for name, value in found.environment.items():
@@ -65,9 +69,11 @@ def _tell_azureml_mlflow() -> None:
 
 
 @pytest.fixture
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def started(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Service]:
     """A service of the test's own; without MLflow, which takes seconds to start."""
-    found = _new(tmp_path_factory)
+    found = _new(tmp_path_factory, request)
     found.settings = {"tracking": False}
     with _ended(found.start()):
         yield found
@@ -110,11 +116,13 @@ def own_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return home
 
 
-def _new(factory: pytest.TempPathFactory) -> Service:
+def _new(factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Service:
     home = factory.mktemp("service-home")
     kit = Path(__file__).resolve().parents[3] / "shared" / "data"
     mirror = hub_mirror(kit, factory.mktemp("mirror"))
     extra = {"FINERY_HUB_MIRROR": str(mirror), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    if os.environ.get("FINERY_TESTS_ON") == "postgres":
+        extra["FINERY_DATABASE_URL"] = new_database(request.getfixturevalue("postgres"))
     return Service(home, extra)
 
 
