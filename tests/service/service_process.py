@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finery.service.certificates import files_in
 from finery.service.environment import variables
+from finery.service.run import database_url
 from finery.service.running import Running, last_running, running_service
+from finery.workspace.settings import load_settings
 
 PATIENCE = 60.0
 MODELS = {"microsoft/Phi-3-mini-4k-instruct": "model/stories15m-phi3"}
@@ -63,6 +65,14 @@ class Service:
         """With which a plain client believes the service's certificate."""
         authority = files_in(self.folder / "certificates").authority
         return ssl.create_default_context(cafile=str(authority))
+
+    @property
+    def store_url(self) -> str:
+        """Where its tables are."""
+        settings = load_settings(self.folder)
+        if url := self.extra.get("FINERY_DATABASE_URL"):
+            settings = replace(settings, database_url=url)
+        return database_url(self.folder, settings)
 
     @property
     def environment(self) -> dict[str, str]:

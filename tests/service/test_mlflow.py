@@ -38,12 +38,13 @@ def azure(service: Service, client: MLClient) -> Iterator[None]:
 
 
 @pytest.fixture
-def workspace(service: Service) -> Workspace:
+def workspace(service: Service) -> Iterator[Workspace]:
     """The running service's workspace, opened beside it as its job engine sees it."""
     running = service.running
     settings = load_settings(service.folder, {"port": running.port, "http_port": running.http_port})
-    store = connect(f"sqlite:///{service.folder / 'finery.sqlite'}")
-    return Workspace(service.folder, settings, store)
+    store = connect(service.store_url)
+    yield Workspace(service.folder, settings, store)
+    store.engine.dispose()
 
 
 def logged(code: str, environment: dict[str, str], folder: Path) -> str:

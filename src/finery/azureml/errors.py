@@ -11,6 +11,7 @@ import uuid
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -76,10 +77,15 @@ def install(app: FastAPI) -> None:
         text = f"finery failed; the service's log holds the cause under {reference}."
         return error_response(500, "InternalServerError", text)
 
+    async def unkept(request: Request, error: Exception) -> JSONResponse:
+        text = "A name or value of the request cannot be kept: it is too long, or holds a NUL."
+        return error_response(400, "UserError", text)
+
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nginx's word for it; nobody is there to read it
 
     app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(DataError, unkept)  # PostgreSQL's; SQLite takes any text
     app.add_exception_handler(FineryError, refused)
     app.add_exception_handler(RequestValidationError, malformed)
     app.add_exception_handler(HTTPException, http)
