@@ -27,6 +27,7 @@ MARK = "FINERY_TRACKING"  # in the environment of the server's processes: whose 
 LONGEST_SOCKET_PATH = 100  # the system allows 103 bytes on macOS, 107 on Linux
 PATIENCE = 120.0
 SCHEMA = "mlflow"
+LONGEST_ID = 255  # characters of a job's name
 
 
 @dataclass
@@ -78,6 +79,16 @@ class TrackingServer:
 
     def ensure(self) -> None:
         """Adopt the server that an earlier service left, or start one; return when it answers."""
+        self._ensure_up()
+        if narrow := self._narrow_columns():
+            # While nobody is connected: statements that were prepared on a table are refused
+            # once it has changed.
+            with self.starting:
+                self.stop()
+                self._widen(narrow)
+            self._ensure_up()
+
+    def _ensure_up(self) -> None:
         if self.processes() and self._wait():
             return
         with self.starting:
@@ -87,6 +98,28 @@ class TrackingServer:
             process = self._start()
         if not self._wait(process):
             raise FineryError(f"MLflow's server did not come up. {self.log} says why.")
+
+    def _narrow_columns(self) -> list[tuple[str, str]]:
+        """Where MLflow's own ids are too short for the names of jobs; PostgreSQL minds lengths."""
+        if self.database.get_backend_name() != "postgresql":
+            return []
+        found = sa.text(
+            "SELECT table_name, column_name FROM information_schema.columns WHERE "
+            "table_schema = :schema AND column_name IN ('run_uuid', 'run_id', 'source_run_id') "
+            "AND character_maximum_length < :longest"
+        )
+        with self.workspace.store.read() as connection:
+            rows = connection.execute(found, {"schema": SCHEMA, "longest": LONGEST_ID})
+            return [(table, column) for table, column in rows]
+
+    def _widen(self, columns: list[tuple[str, str]]) -> None:
+        with self.workspace.store.write() as connection:
+            connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
+            for table, column in columns:
+                connection.exec_driver_sql(
+                    f'ALTER TABLE "{SCHEMA}"."{table}" ALTER COLUMN "{column}" '
+                    f"TYPE VARCHAR({LONGEST_ID})"
+                )
 
     @property
     def log(self) -> Path:

@@ -18,8 +18,6 @@ from finery.workspace.tracking_server import TrackingServer
 
 log = logging.getLogger("finery.tracking")
 API = "/api/2.0/mlflow"
-ID_COLUMNS = ("run_uuid", "run_id", "source_run_id")
-LONGEST_ID = 255
 
 
 class Carrier:
@@ -106,31 +104,10 @@ class Carrier:
 
     def _tables(self) -> sa.MetaData:
         if self.tables is None:
-            self._widen_ids()
             tables = sa.MetaData()
             tables.reflect(self.engine, only=["runs", "tags"])
             self.tables = tables
         return self.tables
-
-    def _widen_ids(self) -> None:
-        """Make room for job names where MLflow's own ids have 32 characters (PostgreSQL checks)."""
-        if self.engine.dialect.name != "postgresql":
-            return
-        # Looked up before anything is changed: a changed table is locked for other connections.
-        inspector = sa.inspect(self.engine)
-        narrow = [
-            (table, column["name"])
-            for table in inspector.get_table_names()
-            for column in inspector.get_columns(table)
-            if column["name"] in ID_COLUMNS
-            and (getattr(column["type"], "length", None) or LONGEST_ID) < LONGEST_ID
-        ]
-        with self.engine.begin() as connection:
-            for table, column in narrow:
-                connection.exec_driver_sql("SET LOCAL lock_timeout = '5s'")
-                connection.exec_driver_sql(
-                    f'ALTER TABLE "{table}" ALTER COLUMN "{column}" TYPE VARCHAR({LONGEST_ID})'
-                )
 
 
 def _waiting(workspace: Workspace) -> list[sa.Row[Any]]:
