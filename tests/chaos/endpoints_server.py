@@ -21,7 +21,7 @@ from jobs_server import Death, install, open_workspace
 from finery.endpoints import replicas, service
 from finery.endpoints.service import WantedDeployment, WantedEndpoint
 from finery.endpoints.supervisor import Supervisor
-from finery.endpoints.values import Deployment
+from finery.endpoints.values import Form
 from finery.workspace.errors import NotFoundError
 from finery.workspace.lock import sole_service
 from finery.workspace.place import Workspace
@@ -37,11 +37,10 @@ GOALS = {
 }
 
 
-def stand_in(deployment: Deployment, folder: Path) -> tuple[str, ...]:
+def stand_in(name: str, form: Form, folder: Path) -> tuple[str, ...]:
     """What a replica runs here."""
     ready = str(folder / replicas.READY)
-    options = ("--name", deployment.name, "--ready", ready)
-    return (sys.executable, str(STAND_IN), deployment.model, *options)
+    return (sys.executable, str(STAND_IN), form.model, "--name", name, "--ready", ready)
 
 
 def ask(workspace: Workspace, goal: str) -> None:
