@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_engine import PlainEngine
 from small_replica import app_of
 from starlette.testclient import TestClient
 
-from finery.inference.engines.plain import PlainEngine
 from finery.inference.generate import generate
 from finery.inference.open import Opened, open_model
 

@@ -27,6 +27,12 @@ NAME = "finery_slots"
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
+class OtherAttentionError(Exception):
+    """The model's attention has terms that ours does not compute: `torch_forms` goes on to the
+    plain form, and tells people why.
+    """
+
+
 @dataclass(frozen=True)
 class _Now:
     """The step in progress."""
@@ -52,7 +58,7 @@ def attention(
 ) -> tuple[Tensor, None]:
     """(1, T, heads, size); the signature is transformers' attention interface."""
     if strange := [name for name in _UNKNOWN if kwargs.get(name) is not None]:
-        raise NotImplementedError(f"attention with {', '.join(strange)}")
+        raise OtherAttentionError(f"its attention has {', '.join(strange)}")
     now = _now.get()
     packed = torch.cat([query[0], key[0], value[0]]).transpose(0, 1)
     layer = now.layers[module.layer_idx]  # pyright: ignore[reportCallIssue, reportArgumentType]
