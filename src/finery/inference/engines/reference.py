@@ -83,8 +83,11 @@ def reference_of(located: Located, renderer: Renderer) -> Reference:
     path = home() / CACHE / "references" / f"{sha256_json(facts)}.json"
     if (kept := _kept(path)) is not None:
         return kept
+    from finery.inference.engines.torch_threads import give_back_threads
+
     start = time.perf_counter()
     made = compute(located, renderer)
+    give_back_threads()  # this thread computes no more, the engine's will
     log.info("the reference answers took %.1f s, once", time.perf_counter() - start)
     write_atomic(path, _written(made))
     return made
