@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measure import OthersCpu, Shape, gemm_ceiling, shape_of
+from measure import OthersCpu
+
+from finery.planning.ceiling import WorkShape, gemm_ceiling, useful_flops, work_shape
 
 SEED, RATE = 42, 2e-4
 LORA_R, LORA_ALPHA = 8, 16
@@ -38,7 +40,7 @@ class Steps:
         self.lengths: list[list[int]] = plan[layout]["lengths"]
         self.loss_tokens: list[int] = plan[layout]["loss_tokens"]
         self.warmup: int = plan["warmup"]
-        self.shape = Shape(**plan["shape"])
+        self.shape = WorkShape(**plan["shape"])
         self.ends: list[float] = []
         self.losses: list[float] = []
         self.others = 0.0
@@ -59,7 +61,10 @@ class Steps:
         seconds = self.ends[-1] - self.ends[self.warmup - 1]
         measured = range(self.warmup, len(self.lengths))
         tokens = sum(sum(self.lengths[step]) for step in measured)
-        work = sum(self.shape.flops(self.lengths[s], self.loss_tokens[s]) for s in measured)
+        work = sum(
+            useful_flops(self.shape, sum(self.lengths[s]), self.lengths[s], self.loss_tokens[s])
+            for s in measured
+        )
         return {
             "tokens": tokens,
             "seconds": seconds,
@@ -99,7 +104,9 @@ def prepare(work: Path, settings: dict[str, Any]) -> dict[str, Any]:
     total = settings["warmup"] + settings["steps"]
     plan: dict[str, Any] = {
         "model": str(folder),
-        "shape": vars(model_shape(folder)),
+        "shape": vars(model_shape(folder, settings["full"])),
+        "full": settings["full"],
+        "batch": settings["batch"],
         "warmup": settings["warmup"],
         "max_length": limit,
         "pad_id": renderer.pad_id,
@@ -109,7 +116,7 @@ def prepare(work: Path, settings: dict[str, Any]) -> dict[str, Any]:
         steps = plan_steps(
             rows,
             pack_to=limit if layout == "packed" else 0,
-            micro_batch=1,
+            micro_batch=settings["batch"],
             accumulation=1,
             processes=1,
             epochs=1,
@@ -125,8 +132,8 @@ def prepare(work: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def model_shape(folder: Path) -> Shape:
-    """The sizes of the model with its adapter, from its configuration alone."""
+def model_shape(folder: Path, full: bool) -> WorkShape:
+    """The sizes of the model, with its adapter unless `full`, from its configuration alone."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -135,8 +142,10 @@ def model_shape(folder: Path) -> Shape:
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+        if full:
+            return work_shape(model, config)
         lora = Lora(LORA_R, LORA_ALPHA, 0.0, "auto", rslora=False, dora=False)
-        return shape_of(attach_lora(model, lora), config)
+        return work_shape(attach_lora(model, lora), config)
 
 
 def finery_cell(work: Path, plan: dict[str, Any], layout: str, precision: str) -> dict[str, Any]:
@@ -147,13 +156,14 @@ def finery_cell(work: Path, plan: dict[str, Any], layout: str, precision: str) -
 
     steps = Steps(plan, layout)
     recipe = Recipe(
-        apply_lora=True,
+        apply_lora=not plan["full"],
         lora_r=LORA_R,
         lora_alpha=LORA_ALPHA,
         learning_rate=RATE,
         lr_scheduler_type="constant",
         precision={"weights": "bf16", "fp32": "32"}[precision],
         packing=layout == "packed",
+        per_device_train_batch_size=plan["batch"],
         max_steps=len(steps.lengths),
         seed=SEED,
         logging_steps=1,
@@ -207,9 +217,12 @@ def trl_cell(work: Path, plan: dict[str, Any], layout: str, precision: str) -> d
         target_modules=target_modules(model, "auto"),
     )
     torch.manual_seed(SEED)
-    tuned = get_peft_model(model, config)
+    tuned = model if plan["full"] else get_peft_model(model, config)
     packed = layout == "packed"
-    examples = [trl_example(rows, group, packed) for group in plan[layout]["groups"]]
+    groups = plan[layout]["groups"]
+    if not packed:  # TRL makes the batch, and pads it
+        groups = [[row] for group in groups for row in group]
+    examples = [trl_example(rows, group, packed) for group in groups]
 
     class Watch(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -218,8 +231,8 @@ def trl_cell(work: Path, plan: dict[str, Any], layout: str, precision: str) -> d
 
     arguments = SFTConfig(
         output_dir=str(work / "trl"),
-        per_device_train_batch_size=1,
-        max_steps=len(examples),
+        per_device_train_batch_size=1 if packed else plan["batch"],
+        max_steps=len(steps.lengths),
         learning_rate=RATE,
         lr_scheduler_type="constant",
         weight_decay=0.0,
@@ -263,8 +276,10 @@ def trl_example(rows: Any, group: list[int], packed: bool) -> dict[str, list[int
 
 def ceiling(settings: dict[str, Any]) -> dict[str, Any]:
     """The bf16 matrix product rate of this machine, now, and who else is using it."""
+    import torch
+
     meter = OthersCpu()
-    flops = gemm_ceiling(2048, "cpu", seconds=settings["ceiling_seconds"])
+    flops = gemm_ceiling("cpu", torch.bfloat16, 2048, settings["ceiling_seconds"])
     return {"flops_per_s": flops, "others_cores": meter.cores()}
 
 

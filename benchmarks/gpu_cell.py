@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_cell.py WORK CELL OUT
 
-CELL is `finery` (the engine's own model, batches, loss and step), `peft-isolated` or
-`peft-plain` (transformers + PEFT in a plain loop: sdpa, full logits; with the position ids that
-keep the documents of a packed row apart, and without). Weights are random, made on the device.
+CELL is `finery` (the engine's own model, batches, loss and step), `finery-fp8` (the same with the
+frozen base in 8-bit floating point), `peft-isolated` or `peft-plain` (transformers + PEFT in a
+plain loop: sdpa, full logits; with the position ids that keep the documents of a packed row
+apart, and without). Weights are random, made on the device.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import gemm_ceiling, shape_of
 from transformers import AutoModelForCausalLM, Phi3Config
 
 from finery.chat.rows import TokenRows, make_rows
 from finery.model import attention
+from finery.model.fp8_linear import quantize_base
 from finery.model.lora import TARGETS, Lora, attach_lora
+from finery.planning.ceiling import WorkShape, gemm_ceiling, useful_flops, work_shape
 from finery.recipe.inputs import Recipe
 from finery.training.distribution import make_accelerator
 from finery.training.job import TrainJob
@@ -32,6 +34,7 @@ from finery.training.loop import accumulate
 from finery.training.trainee import Trainee
 
 SEED, RATE = 42, 2e-4
+CEILING_SECONDS = 1.5
 LORA_R, LORA_ALPHA = 16, 32
 # microsoft/Phi-3-mini-4k-instruct, config.json
 PHI3_MINI = {
@@ -94,14 +97,20 @@ def packed_rows(
     return make_rows(rows), groups
 
 
-def engine(work: Path, shape: str, device: str) -> tuple[Trainee, Any]:
-    """Our model, adapter, optimizer and accelerator, as `prepare_trainee` puts them together."""
+def engine(
+    work: Path, shape: str, device: str, quantization: str = "none"
+) -> tuple[Trainee, WorkShape]:
+    """Our model, adapter, optimizer and accelerator, as `prepare_trainee` puts them together.
+
+    Beside them what a token costs, counted before anything is quantised: the same for all engines.
+    """
     recipe = Recipe(
         apply_lora=True,
         lora_r=LORA_R,
         lora_alpha=LORA_ALPHA,
         learning_rate=RATE,
         precision="bf16",
+        quantization=quantization,
         packing=True,
         seed=SEED,
         device=device,
@@ -126,10 +135,13 @@ def engine(work: Path, shape: str, device: str) -> tuple[Trainee, Any]:
     causal = random_model(shape, attention.NAME, device, torch.bfloat16)
     torch.manual_seed(SEED)
     tuned = attach_lora(causal, Lora(LORA_R, LORA_ALPHA, 0.0, "auto", rslora=False, dora=False))
+    sizes = work_shape(tuned, causal.config)
+    if quantization == "fp8":
+        quantize_base(tuned)
     trainee = Trainee(job, accelerator, causal, tuned, None)
     trainee.wrap()
     trainee.set_learning_rate(RATE)
-    return trainee, tuned
+    return trainee, sizes
 
 
 Step = Callable[[TokenRows, tuple[int, ...]], float]
@@ -219,7 +231,9 @@ def timed(
     measured = groups[warmup:]
     seconds = sum(times[warmup:])
     work = sum(
-        shape.flops(
+        useful_flops(
+            shape,
+            sum(int(counts[i]) for i in group),
             [int(counts[i]) for i in group],
             sum(int(rows.row_trained(i)[1:].sum()) for i in group),
         )
@@ -242,14 +256,14 @@ def timed(
 def speed(work: Path, cell: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The cell at every sequence length."""
     shape, device = settings["shape"], settings["device"]
-    ceiling = gemm_ceiling(settings["gemm"], device)
-    if cell == "finery":
-        trainee, tuned = engine(work, shape, device)
+    ceiling = gemm_ceiling(device, torch.bfloat16, settings["gemm"], CEILING_SECONDS)
+    if cell.startswith("finery"):
+        trainee, sizes = engine(work, shape, device, "fp8" if cell == "finery-fp8" else "none")
         step = finery_step(trainee)
     else:
         tuned = peft_model(shape, device)
+        sizes = work_shape(tuned, tuned.config)
         step = plain_step(tuned, cell == "peft-isolated", device)
-    sizes = shape_of(tuned, Phi3Config(**SHAPES[shape]))
     rounds = [timed(step, length, settings, sizes, ceiling) for length in settings["lengths"]]
     return {"lengths": rounds, "shape": vars(sizes)}
 

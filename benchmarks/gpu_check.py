@@ -20,11 +20,14 @@ from torch import Tensor
 from finery.chat.rows import TokenRows, make_rows
 from finery.model import attention
 from finery.model.batch import make_batch
+from finery.model.fast import speed_up
+from finery.model.fp8_linear import quantize_base
 from finery.model.lora import Lora, attach_lora
 from finery.model.loss import LossModel, has_plain_head, token_losses
 
 LENGTHS = (129, 64, 333, 2, 500, 256, 17)  # of the documents in the packed row
-LIMITS = {"float32": (1e-5, 1e-4), "bf16": (1e-2, 3e-2)}  # relative: loss, gradient
+# relative: loss, gradient
+LIMITS = {"float32": (1e-5, 1e-4), "bf16": (1e-2, 3e-2), "fp8": (2e-2, 2e-1)}
 
 
 def small_model(attn: str, device: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -70,9 +73,17 @@ def one_by_one(rows: TokenRows, device: str, dtype: torch.dtype) -> tuple[float,
     return total, gradient_of(tuned)
 
 
-def packed(rows: TokenRows, device: str, dtype: torch.dtype) -> tuple[float, Tensor]:
-    """Mean loss and gradient from the engine, all documents in one packed row."""
+def packed(
+    rows: TokenRows, device: str, dtype: torch.dtype, eight: bool = False
+) -> tuple[float, Tensor]:
+    """Mean loss and gradient from the engine, all documents in one packed row.
+
+    `eight` puts the frozen base into 8-bit floating point and takes the fused LoRA layers.
+    """
     causal, tuned = small_model(attention.NAME, device, dtype)
+    if eight:
+        quantize_base(tuned)
+        speed_up(tuned)
     model = LossModel(tuned, causal, has_plain_head(causal))
     batch = make_batch(rows, range(len(rows))).to(device)
     with autocast(device, dtype):
@@ -126,6 +137,7 @@ def check(device: str) -> dict[str, Any]:
         f"finery, packed, {device} float32": packed(rows, device, torch.float32),
         f"transformers, one by one, {device} bf16": one_by_one(rows, device, torch.bfloat16),
         f"finery, packed, {device} bf16": packed(rows, device, torch.bfloat16),
+        f"finery, packed, {device} fp8": packed(rows, device, torch.bfloat16, eight=True),
     }
     errors = {
         name: (abs(value - loss) / loss, float((g - gradient).norm() / gradient.norm()))
@@ -135,7 +147,7 @@ def check(device: str) -> dict[str, Any]:
     passed = isolated["later_documents_bit_equal"] and isolated["first_document_changed"]
     passed = passed and isolated["varlen_calls"] == isolated["varlen_expected"]
     for name, (of_loss, of_gradient) in errors.items():
-        loss_limit, gradient_limit = LIMITS["bf16" if name.endswith("bf16") else "float32"]
+        loss_limit, gradient_limit = LIMITS[name.rsplit(maxsplit=1)[1]]
         if name.startswith("finery"):
             passed = passed and of_loss <= loss_limit and of_gradient <= gradient_limit
     return {

@@ -1,16 +1,4 @@
-"""What every benchmark measures with: ceilings, work counted in FLOPs, others' CPU, medians.
-
-The work of one step is counted from the shapes, the same for every engine, whatever it really
-computes: padding, recomputation and logits that carry no loss are not useful work.
-
-    base weights, frozen       4 x N per token          forward 2N, gradient of the input 2N
-    LoRA weights               6 x N_lora per token     forward, input gradient, weight gradient
-    attention, causal          6 x T^2 x width a layer and document of T tokens: two products
-                               forward, four backward, half of each below the diagonal
-    output layer, frozen       4 x hidden x vocabulary per token that carries loss
-
-N counts the weights of the blocks' linear layers; embeddings are looked up, not multiplied.
-"""
+"""What every benchmark measures with: others' CPU, versions, medians, a cell's process."""
 
 from __future__ import annotations
 
@@ -23,77 +11,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
-if TYPE_CHECKING:
-    from torch import nn
-
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a causal language model that decide its work."""
-
-    linear: int  # weights in the linear layers of all blocks
-    lora: int  # weights of the adapter
-    layers: int
-    attention_width: int  # heads x head size
-    hidden: int
-    vocabulary: int
-
-    def flops(self, lengths: Iterable[int], loss_tokens: int) -> float:
-        """Useful FLOPs of one training step over documents of these lengths."""
-        lengths = list(lengths)
-        tokens = sum(lengths)
-        attention = 6.0 * self.layers * self.attention_width * sum(t * t for t in lengths)
-        head = 4.0 * self.hidden * self.vocabulary * loss_tokens
-        return (4.0 * self.linear + 6.0 * self.lora) * tokens + attention + head
-
-
-def shape_of(model: nn.Module, config: Any) -> Shape:
-    """The shape of a model with its adapter attached."""
-    from torch import nn
-
-    linear = lora = 0
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        if ".lora_" in name:
-            lora += module.weight.numel()
-        elif ".layers." in name:
-            linear += module.weight.numel()
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return Shape(
-        linear=linear,
-        lora=lora,
-        layers=config.num_hidden_layers,
-        attention_width=heads * head_size,
-        hidden=config.hidden_size,
-        vocabulary=config.vocab_size,
-    )
-
-
-def gemm_ceiling(size: int, device: str, *, seconds: float = 1.5) -> float:
-    """FLOP/s of the fastest of many bf16 matrix products of size^3: what the chip can give."""
-    import torch
-
-    a, b = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        torch.mm(a, b)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best
 
 
 class OthersCpu:

@@ -4,7 +4,7 @@
 
 Every measurement is a process of its own; the engines take turns, round after round, and each
 round begins with the bf16 matrix product rate of the machine at that moment. What counts as
-useful work, and the formula of the FLOPs, is in measure.py.
+useful work, and the formula of the FLOPs, is in finery.planning.ceiling.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=64, help="conversations read")
     parser.add_argument("--max-length", type=int, default=1024, help="tokens a row or sequence")
+    parser.add_argument("--batch", type=int, default=1, help="rows or sequences a step")
+    parser.add_argument("--full", action="store_true", help="train all weights, no adapter")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each engine")
     parser.add_argument("--steps", type=int, default=12, help="measured steps a round")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the clock starts")
@@ -61,15 +63,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--variants: {', '.join(unknown)} is none of {', '.join(ALL)}")
     if options.warmup < 1 or options.steps < 1 or options.rounds < 1:
         parser.error("--warmup, --steps and --rounds start at 1")
+    if options.batch > 1 and any(name.startswith("packed") for name in names):
+        parser.error("--batch: TRL gets packed sequences one at a time; leave packed variants out")
     if not options.data.exists():
         parser.error(f"--data: {options.data} is not there")
     options.variants = names
     return options
 
 
-def cells(variants: Sequence[str]) -> list[str]:
-    """What one round measures: ours in each layout asked for, then TRL's settings."""
-    layouts = dict.fromkeys(["packed", *(name.split("-")[0] for name in variants)])
+def cells(variants: Sequence[str], packed: bool = True) -> list[str]:
+    """What one round measures: ours in each layout asked for, then TRL's settings.
+
+    `packed` adds our packed layout where none of TRL's is.
+    """
+    asked = [name.split("-")[0] for name in variants]
+    layouts = dict.fromkeys(["packed", *asked] if packed else asked)
     ours = [f"finery-{layout}-weights" for layout in layouts]
     theirs = [f"trl-{name}" for name in variants]
     turns: list[str] = []
@@ -85,13 +93,15 @@ def measure(options: argparse.Namespace, console: Console) -> tuple[Results, lis
         "data": str(options.data.resolve()),
         "rows": options.rows,
         "max_length": options.max_length,
+        "batch": options.batch,
+        "full": options.full,
         "steps": options.steps,
         "warmup": options.warmup,
         "threads": options.threads,
         "ceiling_seconds": options.ceiling_seconds,
     }
     environment = {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
-    turns = cells(options.variants)
+    turns = cells(options.variants, packed=options.batch == 1)
     results: Results = {cell: [] for cell in turns}
     ceilings = []
     with tempfile.TemporaryDirectory(prefix="finery-bench-") as name:

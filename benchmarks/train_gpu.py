@@ -5,7 +5,8 @@
 First the numbers (gpu_check.py): a failure ends the benchmark. Then the engines take turns, each
 measurement in a process of its own that begins with the bf16 matrix product rate of the GPU.
 Weights and documents are random: nothing is downloaded or written. The formula of the FLOPs is
-in measure.py. No measurement of a later round starts when --minutes would be over before its end.
+in finery.planning.ceiling. No measurement of a later round starts when --minutes would be over
+before its end.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 CELL = Path(__file__).with_name("gpu_cell.py")
-CELLS = ("finery", "peft-isolated", "peft-plain")
+CELLS = ("finery", "finery-fp8", "peft-isolated", "peft-plain")
 ABOUT = {
     "finery": "packed, documents apart, loss at loss tokens",
+    "finery-fp8": "the same, the frozen base in 8-bit floating point",
     "peft-isolated": "packed, documents apart (position ids, sdpa), full logits",
     "peft-plain": "packed, documents see each other, full logits",
 }

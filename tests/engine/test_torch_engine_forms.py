@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from torch_models import answers, ids, opened, plain_model, prompts, reference, write_family
 
 from finery.errors import FineryError
@@ -38,7 +40,33 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_auto_takes_the_precision_that_measures_fastest(llama: Path) -> None:
     engine = opened_and_closed(llama, precision="auto")
     assert engine.precision == "int8"
-    assert engine.info == {"measured_us": {"int8": 10.0, "bfloat16": 20.0}, "form": "decoder"}
+    assert engine.info["measured_us"] == {"int8": 10.0, "bfloat16": 20.0}
+    assert engine.info["form"] == "decoder"
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_numbers_of_threads_that_give_the_same_bits_may_be_chosen_among(llama: Path) -> None:
+    assert opened_and_closed(llama, precision="int8").info["threads"] == (1, 3)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_number_of_threads_that_rounds_otherwise_is_not(
+    llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = torch_forms._read
+    monkeypatch.setattr(
+        torch_forms, "_read", lambda *rows: read(*rows) + 1e-7 * (torch.get_num_threads() == 1)
+    )
+    assert opened_and_closed(llama, precision="int8").info["threads"] == (3,)
 
 
 @pytest.mark.usefixtures("quick")
@@ -89,6 +117,7 @@ def test_the_plain_form_says_why_and_takes_no_adapter(
 
     engine, answer = asyncio.run(ask())
     assert engine.info["form"] == "plain"
+    assert engine.info["batching"].startswith("none")
     assert "softcap" in engine.info["interface"]
     assert "adapters" not in engine.features
     assert len(answer) == 4

@@ -117,8 +117,10 @@ def test_metrics_are_one_object_a_line_with_the_promised_keys(finished: Path) ->
     losses = [row for row in rows if "loss" in row]
     assert [row["step"] for row in losses] == [1, 2, 3, 4]
     assert set(losses[0]) == {
-        *("time", "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s")
+        *("time", "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s"),
+        *("memory_bytes", "share_of_ceiling"),
     }
+    assert 0 < losses[-1]["share_of_ceiling"] < 1
     assert losses[-1]["loss"] < losses[0]["loss"]
     assert any("eval_loss" in row for row in rows)
     assert all(math.isfinite(value) for row in rows for value in row.values())

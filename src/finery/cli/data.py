@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from finery.cli.tables import say
 from finery.errors import FineryError
 from finery.evaluation.markup import plain
 
@@ -47,6 +49,7 @@ def check(
     console = _console()
     for overview in found:
         _print_overview(overview, console)
+    say(f"Next: finery data preview {shlex.quote(str(files[0]))} --model MODEL")
 
 
 @app.command()
@@ -69,6 +72,8 @@ def download(
         note = "" if split.rows else ": none, ask for a larger --split-pc"
         line = f"  {split.path}  {split.rows} of {split.available} rows{note}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if filled := [split.path for split in got.splits if split.rows]:
+        say(f"Next: finery data check {shlex.join(map(str, filled))}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ def install(name: Name, as_json: AsJson = False) -> None:
 
     made = environments.install(name, say)
     say(f"The engine {name} is installed in {made.folder}.")
+    say(f"Next: finery deploy MODEL --endpoint NAME --engine {name}")
     if as_json:
         print_json(_shown(name))
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import typer
 
-from finery.cli.flags import flags_help, parse_flags
+from finery.cli.flags import help_text, parse_flags
+from finery.cli.plan import plan_text
+from finery.cli.watching import Watch
 from finery.errors import FineryError
 from finery.recipe.resolve import Resolved, resolve
+from finery.training.lean import lean_process
 
 
 def finetune_command(context: typer.Context) -> None:
     """Fine-tune: import, data, train, evaluate, package, into one folder."""
     argv = list(context.args)
     if "--help" in argv or "-h" in argv:
-        typer.echo(USAGE)
-        typer.echo(flags_help())
+        typer.echo(help_text(USAGE))
         return
     words = [word for word in argv if word not in ("--dry-run", "--dry_run")]
     dry_run = len(words) < len(argv)
@@ -27,7 +29,7 @@ def finetune_command(context: typer.Context) -> None:
     if dry_run:
         _print_plan(resolved)
     else:
-        run_with_progress(resolved)
+        run_with_progress(resolved, context.obj)
 
 
 USAGE = """\
@@ -49,8 +51,12 @@ class Interrupted(FineryError):
     exit_status = 130
 
 
-def run_with_progress(resolved: Resolved) -> None:
-    """Run with a live progress line, then print the report."""
+def run_with_progress(resolved: Resolved, watch: Watch | None = None) -> None:
+    """Run with a live progress line, then print the report; `watch` makes it a child's work."""
+    if watch:
+        watch(Path(resolved.recipe.output_dir))
+        lean_process()
+
     from rich.console import Console
 
     from finery.cli.progress import Progress
@@ -75,10 +81,11 @@ def _print_plan(resolved: Resolved) -> None:
     from rich.console import Console
 
     from finery.recipe.reference import recipe_yaml
+    from finery.training.fitting import as_before
     from finery.training.output import check_output
     from finery.training.prepare import prepare
 
-    prepared = prepare(resolved.recipe, resolved.origins, resolved.notes)
+    prepared = as_before(prepare(resolved.recipe, resolved.origins, resolved.notes))
     check_output(prepared)
     console = Console(highlight=False)
     written = recipe_yaml(replace(prepared.resolved, notes=()))
@@ -91,17 +98,3 @@ def _print_plan(resolved: Resolved) -> None:
             console.print(sentence, markup=False, soft_wrap=True)
     console.rule("plan")
     console.print(plan_text(prepared.plan.to_dict()), markup=False)
-
-
-def plan_text(plan: dict[str, Any]) -> str:
-    """A plan in a few lines."""
-    gib = 1024**3
-    return (
-        f"{plan['processes']} x {plan['device']}, micro-batch {plan['micro_batch']}, "
-        f"accumulation {plan['accumulation']}: global batch {plan['global_batch']}\n"
-        f"{plan['total_steps']:,} steps ({plan['steps_per_epoch']:,} an epoch), about "
-        f"{plan['tokens_per_step']:,} tokens a step\n"
-        f"{plan['trainable']:,} of {plan['parameters']:,} parameters trained\n"
-        f"about {plan['memory_bytes'] / gib:.1f} GiB of memory a process and "
-        f"{plan['disk_bytes'] / gib:.1f} GiB of disk (estimates)"
-    )

@@ -9,6 +9,7 @@ judged here: `finery.recipe.resolve` does, together with the recipe file.
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections import deque
 from collections.abc import Sequence
@@ -112,6 +113,17 @@ def _following(row: Setting, rest: deque[str]) -> object:
 
 def _is_recipe(word: str) -> bool:
     return Path(word).suffix.lower() in (".yaml", ".yml")
+
+
+def help_text(usage: str) -> str:
+    """`usage` and every option, as wide as the terminal but never wider than 100 columns."""
+    width = min(100, shutil.get_terminal_size().columns)
+    lines = []
+    for line in usage.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        fitted = textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
+        lines += fitted or [""]
+    return "\n".join([*lines, flags_help(width)])
 
 
 def flags_help(width: int = 100) -> str:

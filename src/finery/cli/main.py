@@ -20,8 +20,10 @@ from finery.cli.doctor import doctor_command
 from finery.cli.environment import env_command, exec_command, init_command
 from finery.cli.evaluate import evaluate_command
 from finery.cli.finetune import Interrupted, finetune_command
+from finery.cli.plan import plan_command
 from finery.cli.quickstart import quickstart_command
 from finery.cli.service import down_command, up_command
+from finery.cli.watching import watch
 from finery.errors import FineryError, InputError, SelfTestError, os_reason
 
 EXIT_STATUSES = {
@@ -42,15 +44,16 @@ app = typer.Typer(
     help="Fine-tune a chat model on your own machine, evaluate it, and talk to it.",
 )
 app.command("quickstart")(quickstart_command)
-app.command(
-    "finetune",
-    context_settings={
-        "allow_extra_args": True,
-        "ignore_unknown_options": True,
-        "help_option_names": [],
-    },
-    add_help_option=False,
-)(finetune_command)
+for _name, _command in (("finetune", finetune_command), ("plan", plan_command)):
+    app.command(
+        _name,
+        context_settings={
+            "allow_extra_args": True,
+            "ignore_unknown_options": True,
+            "help_option_names": [],
+        },
+        add_help_option=False,
+    )(_command)
 app.command("evaluate")(evaluate_command)
 app.command("chat")(chat_command)
 app.command("demo")(demo_command)
@@ -88,7 +91,7 @@ def main() -> None:
         lambda record: not record.getMessage().startswith("Setting accelerator to CPU")
     )
     try:
-        app()
+        app(obj=watch)
     except FineryError as error:
         print(f"finery: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

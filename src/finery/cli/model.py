@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finery.cli.client import REGISTRY, Service, connect
-from finery.cli.tables import AsJson, moment, print_facts, print_json, print_table
+from finery.cli.tables import AsJson, moment, print_facts, print_json, print_table, say
 from finery.errors import Fault, InputError
 from finery.workspace.errors import NotFoundError
 
@@ -55,6 +56,7 @@ def import_model(
         return
     for key, value in facts.items():
         typer.echo(f"{key.replace('_', ' '):<16} {_shown(key, value)}")
+    say(f"Next: finery finetune --model {shlex.quote(str(to or source))} --train FILE --apply-lora")
 
 
 Named = Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="A registered model.")]
@@ -125,6 +127,7 @@ def register(
         print_json(made.json())
     else:
         print_facts({"name": name, "version": version, "type": kind, "path": uri})
+        say(f"Next: finery deploy {name}:{version} --endpoint NAME")
 
 
 @app.command()

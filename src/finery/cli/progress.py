@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
+from finery.cli.plan import expectation
 from finery.evaluation.markup import plain
 
 
@@ -48,8 +49,12 @@ class Progress:
     def _stage(self, event: dict[str, Any]) -> None:
         self._say(event["text"])
 
+    def _prepared(self, event: dict[str, Any]) -> None:
+        self._say(f"plan: {expectation(event['plan'])}")
+
     def _self_tests(self, event: dict[str, Any]) -> None:
-        self._say(f"self-tests: {len(event['passed'])} passed in {event['seconds']:.1f} s", "green")
+        when = "at an earlier start" if event.get("earlier") else f"in {event['seconds']:.1f} s"
+        self._say(f"self-tests: {len(event['passed'])} passed {when}", "green")
 
     def _start(self, event: dict[str, Any]) -> None:
         if event["step"]:

@@ -9,6 +9,7 @@ import typer
 
 
 def quickstart_command(
+    context: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("finery-quickstart"),
 ) -> None:
     """Fine-tune SmolLM2-135M-Instruct on conversations that finery ships, and compare."""
@@ -23,4 +24,4 @@ def quickstart_command(
         "It now learns to be its help desk, from 366 short conversations.\n",
         highlight=False,
     )
-    run_with_progress(resolve(RECIPE, {"output_dir": str(output)}))
+    run_with_progress(resolve(RECIPE, {"output_dir": str(output)}), context.obj)

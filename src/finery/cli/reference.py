@@ -34,6 +34,13 @@ one message for all faults of a pass; a user's mistake never shows a traceback.
 Environment: `FINERY_HOME` is where imported models and token rows are kept (default
 `~/.finery`); `FINERY_HUB_MIRROR`, a folder laid out `organisation/name/`, is looked in before the
 hub; `MLFLOW_TRACKING_URI` names an MLflow server or store that training logs to.
+
+For programs: `--json`, where a command has it, prints one JSON value on standard output and nothing
+else there; what is said to people goes to standard error. Without a terminal there are no colours
+(`NO_COLOR` keeps them away in one, too), and no name in a table is broken.
+
+For the shell: `finery --install-completion` completes commands and options from the next shell
+on, `finery --show-completion` prints what it would install.
 """
 
 

@@ -54,7 +54,7 @@ def down_command() -> None:
         typer.echo("No service runs.")
         return
     stop_service(running)
-    typer.echo(f"Stopped (process {running.pid}).")
+    typer.echo(f"Stopped (process {running.pid}). `finery up` starts it again.")
 
 
 def _print_running(folder: Path, running: Running) -> None:

@@ -17,6 +17,7 @@ from finery.components.prepared import prepare_training, save_prepared
 from finery.components.step import Step
 from finery.files import MANIFEST, read_json, write_json
 from finery.model.folder import assemble
+from finery.training.fitting import fitting, measured
 from finery.training.launch import only_run_in, run_training
 from finery.training.prepare import Prepared
 from finery.training.results import CERTIFICATE, merge_run
@@ -31,6 +32,8 @@ def run(step: Step) -> None:
             say("finished already; nothing was run")
             return
         prepared = prepare_training(step, run)
+        if not (run / "training.json").is_file():
+            prepared = fitting(measured(prepared, report), report)
         say(devices_sentence(step, prepared))
         for note in prepared.notes:
             say(note)

@@ -67,7 +67,7 @@ def load_model(
             f"The weights in {folder} lack {len(missing)} of the model's tensors (the first is "
             f"{missing[0]}). Get the model again; config.json and weights must be of one model."
         )
-    if quantization == "none":
+    if quantization != "nf4":  # fp8 is made of the loaded weights, once an adapter is there
         model.to(device)  # pyright: ignore[reportArgumentType]
     return model.eval()
 

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from finery.model.attention import document_mask
 from finery.model.batch import Batch
 
-CHUNK = 256  # hidden states per chunk: large enough for the GEMM, small enough for the cache
+CHUNK = 256  # hidden states per chunk: large enough for the GEMM
+ROWS = 16  # rows of logits that pass through the softmax at once: they stay in the cache
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -34,25 +35,23 @@ class _HeadLoss(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias else None  # pyright: ignore[reportArgumentType]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         low = weight.to(hidden.dtype)
+        backward = need_hidden or need_weight or need_bias
         for start in range(0, len(hidden), CHUNK):
             part, wanted = hidden[start : start + CHUNK], targets[start : start + CHUNK]
-            logits = F.linear(part, low, None if bias is None else bias.to(hidden.dtype)).float()
-            chosen = logits.gather(1, wanted[:, None])
-            top = logits.amax(dim=1, keepdim=True)
-            weights = logits.sub_(top).exp_()  # in the memory of the logits
-            mass = weights.sum(dim=1, keepdim=True)
-            total += (mass.log() + top - chosen).sum()
-            if not (need_hidden or need_weight or need_bias):
-                continue
-            grad = weights.div_(mass)
-            grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
-            thin = grad.to(hidden.dtype)
+            logits = F.linear(part, low, None if bias is None else bias.to(hidden.dtype))
+            for some, ids in zip(logits.split(ROWS), wanted.split(ROWS), strict=True):
+                logs = torch.log_softmax(some.float(), dim=1)
+                total -= logs.gather(1, ids[:, None]).sum()
+                if backward:  # softmax less one at the target, in the memory of the logits
+                    grad = logs.exp_()
+                    grad.scatter_add_(1, ids[:, None], grad.new_full((len(ids), 1), -1.0))
+                    some.copy_(grad)
+                    if grad_bias is not None:
+                        grad_bias += grad.sum(0)
             if grad_hidden is not None:
-                torch.mm(thin, low, out=grad_hidden[start : start + CHUNK])
+                torch.mm(logits, low, out=grad_hidden[start : start + CHUNK])
             if grad_weight is not None:
-                grad_weight += thin.T @ part
-            if grad_bias is not None:
-                grad_bias += grad.sum(0)
+                grad_weight += logits.T @ part
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total

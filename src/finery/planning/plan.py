@@ -1,19 +1,23 @@
 """Steps, memory and disk of a run, from the model's shape and the token rows alone.
 
 Memory is arithmetic over what must be held at once (weights, gradients, optimizer, the
-activations of one micro-batch); it is an estimate and says so. Time is not guessed: it
-depends on the machine, and the progress line gives it after a few steps.
+activations of one micro-batch); it is an estimate and says so. Time is not guessed: a plan has
+it where a probe on this machine has measured it (`finery.planning.calibration`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from finery.errors import FineryError, first_line
+from finery.files import home, read_json, sha256_json, write_json
 from finery.model.load import DTYPES, load_config, mixed_precision
+from finery.model.lora import attach_lora, lora_of
 from finery.model.loss import CHUNK
+from finery.planning import machine
+from finery.planning.ceiling import WorkShape, work_shape
 from finery.recipe.inputs import Recipe
 
 # Bytes kept per token, layer and hidden unit for the backward pass of a transformer block,
@@ -31,6 +35,7 @@ class Shape:
     layers: int
     hidden: int
     vocabulary: int
+    work: WorkShape  # what decides its FLOPs
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,44 @@ class Plan:
     tokens_per_step: int  # mean over the run
     parameters: int
     trainable: int
-    memory_bytes: int  # per process, estimate
+    memory_bytes: int  # per process: an upper bound where measured, else arithmetic
     disk_bytes: int
     notes: tuple[str, ...]
+    measured: bool = False  # whether time and memory come from a probe on this machine
+    tokens_per_s: float = 0.0  # in steps; 0 where not measured, as the times
+    step_seconds: float = 0.0  # of all steps
+    seconds: float = 0.0  # of training: steps, evaluations, checkpoints
+    time_error: float = 0.0  # expected of the times, as a share
+    memory_error: float = 0.0  # of the memory, as a share: how much lower it may be
+    probe_seconds: float = 0.0  # what this start spent on measuring; 0 when it was remembered
+    checkpoints: int = 0  # that will be written
+    resident_bytes: int = 0  # what this process held before anything of the model was built
+    available_bytes: int = 0  # memory there was at the start; 0 where that is not known
+    fitted: dict[str, Any] = field(default_factory=dict)  # settings changed so that it fits
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
 
+def known_shape(folder: Path, sha256: str, recipe: Recipe) -> Shape:
+    """The shape of the model in `folder`, kept under the finery home by the folder's hash."""
+    lora = asdict(lora_of(recipe)) if recipe.apply_lora else None
+    key = {"model": sha256, "lora": lora, "program": machine.program()}
+    path = home() / "shapes" / f"{sha256_json(key)[:32]}.json"
+    if path.is_file():
+        value = read_json(path)
+        return Shape(**{**value, "work": WorkShape(**value["work"])})
+    shape = model_shape(folder, recipe)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, asdict(shape))
+    return shape
+
+
 def model_shape(folder: Path, recipe: Recipe) -> Shape:
     """The shape of the model in `folder`, built without allocating a weight."""
     import torch
     from transformers import AutoModelForCausalLM
-
-    from finery.model.lora import attach_lora, lora_of
 
     config = load_config(folder, trust_remote_code=recipe.trust_remote_code)
     with torch.device("meta"):
@@ -75,13 +103,13 @@ def model_shape(folder: Path, recipe: Recipe) -> Shape:
             )
         parameters = sum(p.numel() for p in model.parameters())
         trainable = parameters
+        tuned = model
         if recipe.apply_lora:
             # DoRA would take the norms of weights that are not there
             tuned = attach_lora(model, replace(lora_of(recipe), dora=False))
             trainable = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
-    return Shape(
-        parameters, trainable, config.num_hidden_layers, config.hidden_size, config.vocab_size
-    )
+        work = work_shape(tuned, config)
+    return Shape(parameters, trainable, work.layers, work.hidden, work.vocabulary, work)
 
 
 def memory_bytes(recipe: Recipe, shape: Shape, device: str, micro_tokens: int) -> int:

@@ -127,7 +127,13 @@ class Recipe:
         1, "rows per device when evaluating; fewer than 8 count as 8", **_ONE
     )
     auto_find_batch_size: bool = _training(
-        False, "halve the micro-batch and try again when memory runs out"
+        False, "accepted; a run that runs out of memory halves its micro-batch in any case"
+    )
+    auto: bool = _training(
+        False,
+        "where the plan does not fit into memory, take the micro-batch, checkpointing and "
+        "precision that do; the global batch stays",
+        **_OURS,
     )
     gradient_accumulation_steps: int = _training(1, "micro-batches per optimizer step", minimum=1)
     precision: str = _training(
@@ -170,7 +176,10 @@ class Recipe:
     use_rslora: bool = _lora(False, "scale by alpha / sqrt(r), not alpha / r", **_OURS)
     use_dora: bool = _lora(False, "learn magnitude apart from direction (DoRA)", **_OURS)
     quantization: str = _lora(
-        "none", "base weights in 4-bit NF4 (QLoRA)", choices=("none", "nf4"), **_OURS
+        "none",
+        "base weights while training: nf4 = 4 bits (QLoRA), fp8 = 8-bit products",
+        choices=("none", "nf4", "fp8"),
+        **_OURS,
     )
 
     evaluation_strategy: str = _evaluation(

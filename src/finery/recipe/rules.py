@@ -117,7 +117,19 @@ RULES = (
         ("quantization", "apply_deepspeed"),
         lambda r: r.quantization != "none" and r.apply_deepspeed,
         "one of the two",
-        "DeepSpeed cannot shard 4-bit weights.",
+        "DeepSpeed cannot shard quantized weights.",
+    ),
+    Rule(
+        ("quantization", "precision"),
+        lambda r: r.quantization == "fp8" and r.precision == "32",
+        "precision 16 or bf16 with fp8",
+        "8-bit products are written in 16 bits.",
+    ),
+    Rule(
+        ("quantization", "use_dora"),
+        lambda r: r.quantization == "fp8" and r.use_dora,
+        "one of the two",
+        "DoRA takes the norms of weights that fp8 no longer has.",
     ),
     Rule(
         ("auto_find_batch_size", "apply_deepspeed"),
@@ -182,6 +194,11 @@ REMARKS = (
             f"The {split} data is the training data: its scores say nothing about unseen rows.",
         )
         for split in ("validation", "test")
+    ),
+    Remark(
+        lambda r: r.auto_find_batch_size,
+        "auto_find_batch_size changes nothing: a run that runs out of memory halves its "
+        "micro-batch in any case, and goes on.",
     ),
     Remark(lambda r: r.apply_ort, "apply_ort has no effect: training does not use ONNX Runtime."),
     Remark(

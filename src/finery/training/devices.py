@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from finery.errors import Fault, InputError
 from finery.recipe.inputs import Recipe
 
+# Read by OpenMP when torch is loaded: threads that spin while they wait for others make all ten
+# times slower on a machine that does something else as well.
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 @dataclass(frozen=True)
 class Devices:

@@ -6,7 +6,8 @@ An event is a flat JSON object; `event` says which:
     prepared       plan                           nothing can be refused any more
     self_tests     passed, seconds
     start          step, total_steps              training begins, after `step` steps
-    log            step, epoch, loss, learning_rate, grad_norm, tokens_per_s, seconds_left
+    log            step, epoch, loss, learning_rate, grad_norm, tokens_per_s, seconds_left,
+                   memory_bytes, share_of_ceiling (see finery.training.gauge)
     eval           step, eval_loss
     checkpoint     step
     end            ok                             training ended
@@ -30,7 +31,10 @@ from finery.training.job import TrainJob
 Event = dict[str, Any]
 Report = Callable[[Event], None]
 METRICS = "metrics.jsonl"
-_NUMBERS = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "epoch")
+_NUMBERS = (
+    *("loss", "eval_loss", "learning_rate", "grad_norm", "epoch"),
+    *("tokens_per_s", "share_of_ceiling", "memory_bytes"),
+)
 
 
 def metrics_writer(run: Path) -> Report:

@@ -27,6 +27,9 @@ NOT_IDENTITY = frozenset(
         "dataloader_num_workers",
         "num_processes",
         "shm_size_finetune",
+        "auto",
+        "auto_find_batch_size",
+        "gradient_checkpointing",  # computes the same values again
     }
 )
 
@@ -51,6 +54,12 @@ class TrainJob:
     run: Path  # the output folder
     validation_sha256: str = ""  # "" without validation rows
     renderer: str = ""  # the renderer's fingerprint: tokenizer and chat template
+    rows_at_once: int = 0  # a micro-batch smaller than the recipe's, where memory asks for it
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward pass; the recipe's but where they did not fit into memory."""
+        return self.rows_at_once or self.recipe.per_device_train_batch_size
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """Start the training processes of a job: a single one here, several through torchrun.
 
 `torchrun` (torch.distributed.run) sets ranks and addresses and ends all processes when one
-fails. Each worker is `python -m finery.training.launch JOB.json`; the first one sends its
+fails. Each worker is `python -m finery.training.launch train JOB.json`; the first one sends its
 events as JSON lines on standard output, everything else goes to logs/.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -19,11 +18,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from finery.errors import FineryError, SelfTestError
+from finery.errors import FineryError, SelfTestError, first_line
+from finery.files import read_json, write_json
+from finery.planning import machine
+from finery.training.devices import QUIET_THREADS
 from finery.training.events import Event, Report, everyone, metrics_writer, mlflow_writer
 from finery.training.job import TrainJob, load_job
+from finery.training.lean import lean_process
+from finery.training.out_of_memory import (
+    KILLED,
+    attempt,
+    going_on,
+    is_out_of_memory,
+    with_less,
+)
+from finery.training.proofs import proved_before, remembering
 
 LOCK = ".lock"  # in a run folder
+USAGE = "usage.json"  # in a run folder: the most memory that a training process held
 _MARK = "finery-event "
 
 
@@ -33,6 +45,7 @@ def run_training(job: TrainJob, report: Report, lock: int | None = None) -> None
     Raises the error of the training itself, or FineryError with the end of the log when a
     process died without saying why. `lock` is the run folder's, from `only_run_in`.
     """
+    job = proved_before(going_on(job, report), report)
     if job.processes == 1 and not job.recipe.apply_deepspeed:
         _train_here(job, report)
     elif job.processes == 1 and _no_deepspeed_yet():
@@ -92,65 +105,98 @@ def group_of_one() -> Iterator[None]:
 
 
 def _train_here(job: TrainJob, report: Report) -> None:
-    """In this process; out of memory halves the micro-batch when the recipe allows."""
-    import torch
-
-    from finery.training.loop import train
-
-    reports = everyone([metrics_writer(job.run), mlflow_writer(job, report), report])
+    """In this process; out of memory halves the micro-batch and goes on."""
+    reports = everyone(
+        [metrics_writer(job.run), mlflow_writer(job, report), remembering(job), report]
+    )
     while True:
+        why = ""
         try:
-            train(job, reports)
-        except torch.OutOfMemoryError:
-            micro = job.recipe.per_device_train_batch_size
-            if not job.recipe.auto_find_batch_size or micro == 1:
-                raise FineryError(
-                    f"The device ran out of memory with per_device_train_batch_size {micro}. "
-                    "Lower it (auto_find_batch_size does so by itself), set "
-                    "gradient_checkpointing: true, or lower max_seq_length."
-                ) from None
-            job = halved(job)
-            torch.cuda.empty_cache()
-            smaller = job.recipe.per_device_train_batch_size
-            report({"event": "note", "text": f"out of memory: micro-batch {micro} -> {smaller}"})
-        except BaseException:
-            reports({"event": "end", "ok": False})
-            raise
+            with attempt(job.run):
+                train_and_measure(job, reports)
+        except BaseException as error:
+            if not isinstance(error, Exception) or not is_out_of_memory(error):
+                reports({"event": "end", "ok": False})
+                raise
+            why = first_line(error) or type(error).__name__
         else:
             reports({"event": "end", "ok": True})
             return
+        # here the exception is gone, and with it what its frames held
+        job = _with_less(job, why, reports)
 
 
-def halved(job: TrainJob) -> TrainJob:
-    """The same job with half the micro-batch and the same rows in every step."""
-    micro = job.recipe.per_device_train_batch_size
-    smaller = micro // 2 if micro % 2 == 0 else 1
-    recipe = dataclasses.replace(job.recipe, per_device_train_batch_size=smaller)
-    return dataclasses.replace(
-        job, recipe=recipe, accumulation=job.accumulation * (micro // smaller)
-    )
+def _with_less(job: TrainJob, why: str, reports: Report) -> TrainJob:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if job.device != "cpu":
+        torch.cuda.empty_cache()
+    try:
+        return with_less(job, why, reports)
+    except FineryError:
+        reports({"event": "end", "ok": False})
+        raise
+
+
+def train_and_measure(job: TrainJob, reports: Report) -> None:
+    """Train, and leave the peak memory of this process in the run, for the report."""
+    from finery.training import loop
+
+    machine.start_counting(job.device)
+    try:
+        loop.train(job, reports)
+    finally:
+        if is_first():
+            path = job.run / USAGE
+            known = read_json(path)["peak_bytes"] if path.is_file() else 0
+            write_json(path, {"peak_bytes": max(known, machine.used_bytes(job.device))})
+
+
+def is_first() -> bool:
+    """Whether this is the process of the group that reports."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def processes_of(job: TrainJob, what: str, path: Path) -> tuple[list[str], dict[str, str]]:
+    """The command and environment that `train` or `probe` in all processes of a job."""
+    python, run = [sys.executable], ["-m", "finery.training.launch", what, str(path)]
+    if job.processes > 1 or job.recipe.apply_deepspeed:
+        python += ["-m", "torch.distributed.run", "--standalone"]
+        python += ["--nproc-per-node", str(job.processes)]
+    threads = max(1, (os.cpu_count() or 1) // job.processes)
+    defaults = {"OMP_NUM_THREADS": str(threads)} if job.processes > 1 else {}
+    return [*python, *run], {**QUIET_THREADS, **defaults, **os.environ}
 
 
 def _train_in_processes(job: TrainJob, report: Report, inherit: tuple[int, ...]) -> None:
-    path = job.run / "job.json"
-    job.save(path)
-    log = job.run / "logs" / "training.log"
-    log.parent.mkdir(exist_ok=True)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", str(job.processes), "-m", "finery.training.launch", str(path)]
-    threads = max(1, (os.cpu_count() or 1) // job.processes)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    with log.open("ab") as errors:
-        begin = errors.tell()
-        worker = subprocess.Popen(
-            torchrun,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            text=True,
-            pass_fds=inherit,
-        )
-        error = _follow(worker, report)
+    """Through torchrun; out of memory halves the micro-batch and starts the processes again."""
+    while True:
+        path = job.run / "job.json"
+        job.save(path)
+        log = job.run / "logs" / "training.log"
+        log.parent.mkdir(exist_ok=True)
+        command, environment = processes_of(job, "train", path)
+        kills = machine.oom_kills()
+        with attempt(job.run), log.open("ab") as errors:
+            begin = errors.tell()
+            worker = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                text=True,
+                pass_fds=inherit,
+            )
+            error = _follow(worker, report)
+        if error and "out_of_memory" in error:
+            job = with_less(job, error["out_of_memory"], report)
+        elif worker.returncode and not error and machine.oom_kills() > kills:
+            job = with_less(job, KILLED, report)
+        else:
+            break
     if error:
         kind = SelfTestError if error["status"] == SelfTestError.exit_status else FineryError
         raised = kind(error["message"])
@@ -198,22 +244,35 @@ def _send(event: Event) -> None:
 
 def _worker(path: Path) -> int:
     """One training process under torchrun."""
-    from finery.training.loop import train
-
     job = load_job(path)
-    first = int(os.environ.get("RANK", "0")) == 0
     reports: Report = lambda event: None  # noqa: E731
     try:
-        if first:
-            reports = everyone([metrics_writer(job.run), mlflow_writer(job, _send), _send])
-        train(job, reports)
-    except FineryError as error:
-        _send({"event": "error", "status": error.exit_status, "message": str(error)})
+        if is_first():
+            reports = everyone(
+                [metrics_writer(job.run), mlflow_writer(job, _send), remembering(job), _send]
+            )
+        train_and_measure(job, reports)
+    except (FineryError, RuntimeError, MemoryError) as error:
+        if isinstance(error, FineryError):
+            _send({"event": "error", "status": error.exit_status, "message": str(error)})
+        elif is_out_of_memory(error):
+            _send({"event": "error", "status": 1, "out_of_memory": first_line(error)})
+        else:
+            raise
         reports({"event": "end", "ok": False})
-        return error.exit_status
+        return error.exit_status if isinstance(error, FineryError) else 1
     reports({"event": "end", "ok": True})
     return 0
 
 
+def _main(what: str, path: Path) -> int:
+    lean_process()
+    if what == "train":
+        return _worker(path)
+    from finery.training.probe import probe
+
+    return probe(path)
+
+
 if __name__ == "__main__":
-    sys.exit(_worker(Path(sys.argv[1])))
+    sys.exit(_main(sys.argv[1], Path(sys.argv[2])))

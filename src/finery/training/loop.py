@@ -25,6 +25,7 @@ from finery.model.batch import Batch
 from finery.training import distribution
 from finery.training.checkpoint import Progress, prune_checkpoints
 from finery.training.events import Report, finite
+from finery.training.gauge import make_gauge
 from finery.training.heldout import heldout_mean
 from finery.training.job import TrainJob
 from finery.training.schedule import learning_rates
@@ -64,6 +65,7 @@ def train(job: TrainJob, report: Report) -> TrainResult:
     progress = trainee.progress
     if progress.step == 0 and recipe.self_tests and trainee.is_main:
         run_self_tests(trainee, rows, job, report)
+    gauge = make_gauge(job, trainee.tuned, report) if trainee.is_main else None
     trainee.wrap()
 
     learning_rate = learning_rates(recipe, plan.total_steps)
@@ -104,7 +106,9 @@ def train(job: TrainJob, report: Report) -> TrainResult:
         if progress.step % log_every == 0 or last:
             event = window.event(trainee, progress, plan, learning_rate(step), grad_norm)
             progress = replace(progress, train_loss=event["loss"])
-            report(event)
+            done = range(progress.step - window.steps, progress.step)
+            figures = gauge.read(plan, rows.lengths, done, window.seconds) if gauge else {}
+            report({**event, **figures})
             window = Window()
         if due and validation:
             heldout = heldout_mean(trainee, validation, recipe.per_device_eval_batch_size)
@@ -186,7 +190,7 @@ def step_plan(job: TrainJob) -> StepPlan:
     return plan_steps(
         load_rows(job.train_rows),
         pack_to=job.max_seq_length if recipe.packing else 0,
-        micro_batch=recipe.per_device_train_batch_size,
+        micro_batch=job.micro_batch,
         accumulation=job.accumulation,
         processes=job.processes,
         epochs=recipe.num_train_epochs,

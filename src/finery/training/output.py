@@ -20,6 +20,7 @@ LEFT_BY_A_RUN = (
     *("recipe.yaml", "plan.json", "ledger.json", "metrics.jsonl", "training.json", "job.json"),
     *("checkpoints", "adapter", "weights", "model", "mlflow_model", "mlflow_run.json", "logs"),
     *("certificate.json", "evaluation.json", "samples.jsonl"),
+    *("attempt.json", "micro_batch.json", "usage.json"),
     *("report.md", "report.json", FINISHED),
 )
 WORK = ("checkpoints", "adapter", "weights", "training.json")  # what a start would not repeat

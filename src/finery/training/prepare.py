@@ -19,7 +19,8 @@ from finery.chat.rows import TokenRows
 from finery.chat.split import Splits
 from finery.model.folder import ModelFolder
 from finery.model.sources import resolve_source
-from finery.planning.plan import Plan, disk_bytes, memory_bytes, model_shape
+from finery.planning import machine
+from finery.planning.plan import Plan, disk_bytes, known_shape, memory_bytes
 from finery.recipe.finetune_config import apply_finetune_config
 from finery.recipe.inputs import Recipe
 from finery.recipe.resolve import Resolved
@@ -151,23 +152,26 @@ def make_plan(job: TrainJob, devices: Devices, rows: TokenRows, notes: Sequence[
     """The plan of a job, for --dry-run and plan.json."""
     recipe = job.recipe
     steps = step_plan(job)
-    shape = model_shape(job.model_folder, recipe)
+    resident = machine.resident_bytes()
+    shape = known_shape(job.model_folder, job.model_sha256, recipe)
     most = max(int(sum(rows.lengths[row] for row in group)) for group in steps.groups)
-    micro_tokens = most * recipe.per_device_train_batch_size
+    checkpoints = _checkpoints(job, steps)
     return Plan(
         device=devices.kind,
         processes=devices.processes,
-        micro_batch=recipe.per_device_train_batch_size,
-        accumulation=devices.accumulation,
+        micro_batch=job.micro_batch,
+        accumulation=job.accumulation,
         global_batch=steps.global_batch,
         steps_per_epoch=steps.steps_per_epoch,
         total_steps=steps.total_steps,
         tokens_per_step=int(rows.lengths.sum() / steps.steps_per_epoch),
         parameters=shape.parameters,
         trainable=shape.trainable,
-        memory_bytes=memory_bytes(recipe, shape, devices.kind, micro_tokens),
-        disk_bytes=disk_bytes(recipe, shape, _checkpoints(job, steps)),
+        memory_bytes=memory_bytes(recipe, shape, devices.kind, most * job.micro_batch),
+        disk_bytes=disk_bytes(recipe, shape, checkpoints),
         notes=tuple(notes),
+        checkpoints=checkpoints,
+        resident_bytes=resident,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from finery.chat.golden import GOLDEN_FILE
 from finery.evaluation.report import report_markdown
-from finery.files import MANIFEST, read_json, read_json_lines, write_atomic, write_json
+from finery.files import MANIFEST, files_below, read_json, read_json_lines, write_atomic, write_json
 from finery.model.manifest import run_manifest
 from finery.model.package import write_mlflow_model
 from finery.recipe.inputs import SETTINGS, SPLITS, Recipe
@@ -25,7 +25,9 @@ from finery.recipe.resolve import Resolved, resolve
 from finery.training import results
 from finery.training.data import data_files
 from finery.training.events import Report, read_metrics
-from finery.training.launch import only_run_in, run_training
+from finery.training.fitting import as_before, fitting, measured
+from finery.training.launch import USAGE, only_run_in, run_training
+from finery.training.out_of_memory import history, sentence
 from finery.training.output import FINISHED, check_output, claim, finished_note
 from finery.training.prepare import Prepared, ledger_facts, prepare
 
@@ -51,9 +53,11 @@ def finetune(
     another run. A crash loses the steps since the last checkpoint; call again to go on.
     """
     resolved = recipe if isinstance(recipe, Resolved) else _checked(recipe)
-    prepared = prepare(resolved.recipe, resolved.origins, resolved.notes, report)
+    prepared = as_before(prepare(resolved.recipe, resolved.origins, resolved.notes, report))
     folder = prepared.job.run
     check_output(prepared)
+    if not (folder / "training.json").is_file():
+        prepared = fitting(measured(prepared, report), report)
     with only_run_in(folder) as lock:
         claim(prepared)
         if (folder / FINISHED).is_file():
@@ -157,9 +161,11 @@ def run_facts(prepared: Prepared, results: Path | None = None) -> dict[str, Any]
             + (" (lowest held-out loss)" if training["best_loss"] is not None else ""),
             "evaluated": ("base plus adapter" if recipe.apply_lora else "the tuned weights")
             + f", precision {recipe.precision}",
+            **planned_and_actual(prepared),
         },
         "data": {split: recipe.data_path(split) for split in SPLITS if recipe.data_path(split)},
-        "notes": list(prepared.notes),
+        "notes": [*prepared.notes, *(sentence(event) for event in history(folder))],
+        "plan": plan.to_dict(),
         "recipe": {k: v for k, v in asdict(recipe).items() if v != ""},
         "origins": dict(prepared.origins) or None,
         "ledger": ledger_facts(prepared),
@@ -174,6 +180,32 @@ def run_facts(prepared: Prepared, results: Path | None = None) -> dict[str, Any]
         },
         "next": next_commands(prepared),
     }
+
+
+def planned_and_actual(prepared: Prepared) -> dict[str, str]:
+    """What the plan said beside what happened, for those figures that were measured."""
+    folder, plan, gib = prepared.job.run, prepared.plan, 1024**3
+    said = {}
+    training = read_json(folder / "training.json")
+    if plan.measured and training["seconds"]:
+        part = training["steps"] / plan.total_steps  # less than 1 after an early stop
+        planned, speed = plan.step_seconds * part, training["tokens"] / training["seconds"]
+        said["time in steps, planned"] = (
+            f"{planned:,.0f} s at {plan.tokens_per_s:,.0f} tokens/s; it took "
+            f"{training['seconds'] / planned:.2f} times that ({speed:,.0f} tokens/s)"
+        )
+    usage = folder / USAGE
+    if usage.is_file():
+        peak = read_json(usage)["peak_bytes"]
+        kind = "planned" if plan.measured else "by arithmetic"
+        said[f"peak memory, {kind}"] = (
+            f"{plan.memory_bytes / gib:.2f} GiB; it was {peak / gib:.2f} GiB "
+            f"({peak / plan.memory_bytes:.2f} times that)"
+        )
+    distinct = {path.stat().st_ino: path for path in files_below(folder)}  # a link takes no room
+    disk = sum(path.stat().st_size for path in distinct.values())
+    said["disk, planned"] = f"{plan.disk_bytes / gib:.2f} GiB; it is {disk / gib:.2f} GiB"
+    return said
 
 
 def next_commands(prepared: Prepared) -> list[str]:

@@ -21,6 +21,7 @@ from finery.files import new_folder
 from finery.model.batch import Batch, make_batch
 from finery.model.fast import speed_up
 from finery.model.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from finery.model.fp8_linear import check_device, quantize_base
 from finery.model.load import isolates_documents, load_model
 from finery.model.lora import attach_lora, lora_of
 from finery.model.loss import LossModel, has_plain_head
@@ -185,6 +186,8 @@ def prepare_trainee(job: TrainJob, accelerator: Accelerator) -> Trainee:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     precision = recipe.precision if recipe.apply_lora else "32"  # trained weights are float32
+    if recipe.quantization == "fp8":
+        check_device(str(accelerator.device))
     causal = load_model(
         job.model_folder,
         precision=precision,
@@ -197,6 +200,8 @@ def prepare_trainee(job: TrainJob, accelerator: Accelerator) -> Trainee:
         causal.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(recipe.seed)
     tuned = attach_lora(causal, lora_of(recipe)) if recipe.apply_lora else causal
+    if recipe.quantization == "fp8":
+        quantize_base(tuned)
     if isinstance(tuned, PeftModel):  # an adapter names its base as a person would
         tuned.peft_config["default"].base_model_name_or_path = job.model_source
     return Trainee(job, accelerator, causal, tuned, newest_checkpoint(job.run / "checkpoints"))

@@ -66,7 +66,7 @@ def test_a_dry_run_prints_recipe_ledger_and_plan_and_writes_only_caches(
     before = listing(tmp_path)
     text = invoke(str(recipe_file), "--dry-run", "--learning-rate", "1e-4", "--apply-ort")
     assert listing(tmp_path) == before
-    assert {path.name for path in own_home.iterdir()} <= {"tokens", "models", "hashes"}
+    assert {path.name for path in own_home.iterdir()} <= {"tokens", "models", "hashes", "shapes"}
     for words in (
         "learning_rate: 0.0001  # --learning-rate",
         "max_steps: 2  # recipe.yaml:5",

@@ -50,6 +50,10 @@ def test_a_terminal_gets_a_bar_instead() -> None:
             {"event": "self_tests", "passed": ["a", "b"], "seconds": 0.26},
             "self-tests: 2 passed in 0.3 s",
         ),
+        (
+            {"event": "self_tests", "passed": ["a"], "seconds": 0.0, "earlier": True},
+            "self-tests: 1 passed at an earlier start",
+        ),
         ({**START, "step": 4}, "going on after step 4"),
     ],
 )
@@ -65,7 +69,26 @@ def test_a_long_note_stays_on_one_line_of_a_log_file() -> None:
 
 
 def test_events_nobody_shows_are_no_error() -> None:
-    assert said({"event": "checkpoint", "step": 3}, {"event": "prepared", "plan": {}}) == ""
+    assert said({"event": "checkpoint", "step": 3}, {"event": "end", "ok": True}) == ""
+
+
+def test_the_plan_is_said_before_the_first_step() -> None:
+    plan: dict[str, Any] = {"memory_bytes": 2 * 1024**3, "disk_bytes": 1024**3}
+    assert "2.0 GiB of memory a process and 1.00 GiB of disk (arithmetic" in said(
+        {"event": "prepared", "plan": plan}
+    )
+    measured = {
+        **plan,
+        "measured": True,
+        "tokens_per_s": 1234.5,
+        "seconds": 5400.0,
+        "time_error": 0.1,
+        "memory_error": 0.05,
+        "available_bytes": 4 * 1024**3,
+    }
+    text = said({"event": "prepared", "plan": measured})
+    for words in ("1,234 tokens/s", "1:30 h of training", "within 10 %", "of 4.0 GiB there is"):
+        assert words in text
 
 
 def test_a_second_start_does_not_leave_a_second_bar() -> None:

@@ -17,7 +17,7 @@ from finery.recipe.resolve import Resolved, resolve
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Resolved]:
     runs: list[Resolved] = []
-    monkeypatch.setattr(finetune, "run_with_progress", runs.append)
+    monkeypatch.setattr(finetune, "run_with_progress", lambda run, watch: runs.append(run))
     return runs
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from finery.planning.ceiling import WorkShape
 from finery.planning.plan import Plan, Shape, disk_bytes, memory_bytes, model_shape
 from finery.recipe.inputs import Recipe
 
 LORA = Recipe(model="m", apply_lora=True, precision="bf16")
 FULL = Recipe(model="m", precision="bf16")
-SHAPE = Shape(parameters=1000, trainable=100, layers=2, hidden=8, vocabulary=50)
+WORK = WorkShape(frozen=700, trained=100, layers=2, attention_width=8, hidden=8, vocabulary=50)
+SHAPE = Shape(parameters=1000, trainable=100, layers=2, hidden=8, vocabulary=50, work=WORK)
 WHOLE = replace(SHAPE, trainable=1000)
 
 
@@ -22,7 +24,8 @@ def test_the_shape_of_a_model_is_known_without_its_weights(tiny_llama: Path) -> 
     with safe_open(tiny_llama / "model.safetensors", "pt") as file:
         real = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
     full = model_shape(tiny_llama, FULL)
-    assert full == Shape(real, real, layers=2, hidden=32, vocabulary=264)
+    assert (full.parameters, full.trainable) == (real, real)
+    assert (full.layers, full.hidden, full.vocabulary) == (2, 32, 264)
     lora = model_shape(tiny_llama, replace(LORA, lora_r=4, lora_target_modules="q_proj"))
     assert lora.parameters == real
     assert lora.trainable == 2 * 4 * (32 + 32)

@@ -104,6 +104,7 @@ OURS = {
     "package_mlflow": True,
     "overwrite_output": False,
     "save_steps": 0,
+    "auto": False,
 }
 
 

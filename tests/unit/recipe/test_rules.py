@@ -34,6 +34,14 @@ REFUSED = [
         ["quantization", "apply_deepspeed"],
         {"quantization": "nf4", "apply_lora": True, "apply_deepspeed": True},
     ),
+    (
+        ["quantization", "precision"],
+        {"quantization": "fp8", "apply_lora": True, "precision": "32"},
+    ),
+    (
+        ["quantization", "use_dora"],
+        {"quantization": "fp8", "apply_lora": True, "precision": "16", "use_dora": True},
+    ),
     (["auto_find_batch_size"], {"auto_find_batch_size": True, "apply_deepspeed": True}),
     (["deepspeed", "apply_deepspeed"], {"deepspeed": "/d.json"}),
     (["eval_steps"], {"evaluation_strategy": "steps", "eval_steps": 0}),
@@ -53,6 +61,7 @@ ACCEPTED = [
     {"packing": True, "max_seq_length": 64, "layout": "documents"},
     {"evaluation_strategy": "epoch", "eval_steps": 0},
     {"apply_lora": True, "use_dora": True, "quantization": "nf4"},
+    {"apply_lora": True, "quantization": "fp8", "precision": "16"},
     {"apply_lora": True, "lora_target_modules": "q_proj, layers.*.v_proj"},
     {"apply_deepspeed": True, "deepspeed": "/d.json"},
     {"apply_early_stopping": True},

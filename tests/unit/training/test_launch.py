@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from finery.errors import FineryError, SelfTestError
+from finery.files import read_json, write_json
+from finery.planning import machine
 from finery.recipe.inputs import Recipe
 from finery.training import launch, loop
 from finery.training.events import read_metrics
 from finery.training.job import TrainJob, load_job
-from finery.training.launch import halved, only_run_in, run_training
+from finery.training.launch import USAGE, only_run_in, processes_of, run_training
+from finery.training.out_of_memory import ATTEMPT, halved, history
 
 Event = dict[str, Any]
 
@@ -57,19 +60,22 @@ def with_recipe(job: TrainJob, processes: int = 1, **changes: Any) -> TrainJob:
     return dataclasses.replace(job, recipe=recipe, processes=processes)
 
 
-@pytest.mark.parametrize(("micro", "smaller", "steps"), [(8, 4, 4), (2, 1, 4), (5, 1, 10)])
+@pytest.mark.parametrize(
+    ("micro", "smaller", "steps"), [(8, 4, 4), (2, 1, 4), (5, 1, 10), (9, 3, 6)]
+)
 def test_a_halved_micro_batch_keeps_the_rows_of_a_step(
     job: TrainJob, micro: int, smaller: int, steps: int
 ) -> None:
     less = halved(with_recipe(job, per_device_train_batch_size=micro))
-    assert (less.recipe.per_device_train_batch_size, less.accumulation) == (smaller, steps)
+    assert (less.micro_batch, less.accumulation) == (smaller, steps)
+    assert less.fingerprint == with_recipe(job, per_device_train_batch_size=micro).fingerprint
     assert smaller * steps == micro * job.accumulation
 
 
 def out_of_memory_above(limit: int) -> Callable[..., None]:
     def train(job: TrainJob, report: Callable[[Event], None]) -> None:
-        if job.recipe.per_device_train_batch_size > limit:
-            raise torch.OutOfMemoryError
+        if job.micro_batch > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         report({"event": "log", "step": 1, "loss": 1.0})
 
     return train
@@ -80,22 +86,26 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so(
 ) -> None:
     monkeypatch.setattr(loop, "train", out_of_memory_above(2))
     seen: list[Event] = []
-    run_training(with_recipe(job, auto_find_batch_size=True), seen.append)
+    run_training(job, seen.append)
     assert [event["text"] for event in seen if event["event"] == "note"] == [
-        "out of memory: micro-batch 8 -> 4",
-        "out of memory: micro-batch 4 -> 2",
+        f"out of memory (CUDA out of memory): micro-batch {sizes}, the global batch stays; "
+        "going on after step 0"
+        for sizes in ("8 -> 4", "4 -> 2")
     ]
+    assert [event["to"] for event in seen if event["event"] == "out_of_memory"] == [4, 2]
     assert seen[-1] == {"event": "end", "ok": True}
     assert [row["step"] for row in read_metrics(job.run)] == [1]
 
 
-@pytest.mark.parametrize(("find", "limit"), [(False, 4), (True, 0)])
 def test_out_of_memory_without_a_way_out_says_what_to_lower(
-    job: TrainJob, monkeypatch: pytest.MonkeyPatch, find: bool, limit: int
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "train", out_of_memory_above(limit))
+    monkeypatch.setattr(loop, "train", out_of_memory_above(0))
+    seen: list[Event] = []
     with pytest.raises(FineryError, match=r"ran out of memory.*gradient_checkpointing"):
-        run_training(with_recipe(job, auto_find_batch_size=find), lambda event: None)
+        run_training(job, seen.append)
+    assert len([event for event in seen if event["event"] == "out_of_memory"]) == 3
+    assert seen[-1] == {"event": "end", "ok": False}
 
 
 def test_a_training_that_fails_is_ended_as_failed(
@@ -236,3 +246,96 @@ def test_workers_are_stopped_when_the_watcher_fails(
 
     with pytest.raises(RuntimeError, match="the terminal is gone"):
         run_training(with_recipe(job, processes=2), fail)
+
+
+SAYS_OUT_OF_MEMORY_ABOVE_2 = """
+import json, os, sys
+from pathlib import Path
+job = json.loads((Path.cwd() / "job.json").read_text())
+rows = job["rows_at_once"] or job["recipe"]["per_device_train_batch_size"]
+if rows > 2:
+    {dies}
+print("finery-event " + json.dumps({{"event": "log", "step": rows}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("dies", "why"),
+    [
+        (
+            'print(\'finery-event {"event": "error", "status": 1, "out_of_memory": "no room"}\');'
+            " sys.exit(1)",
+            "no room",
+        ),
+        ('Path("kills").write_text(str(rows)); os.kill(os.getpid(), 9)', "the kernel killed"),
+    ],
+)
+def test_processes_that_ran_out_of_memory_are_started_again_with_less(
+    job: TrainJob,
+    workers: Callable[[str], list[list[str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    dies: str,
+    why: str,
+) -> None:
+    kills = job.run / "kills"
+    monkeypatch.setattr(
+        machine, "oom_kills", lambda: 9 - int(kills.read_text()) if kills.is_file() else 0
+    )
+    monkeypatch.chdir(job.run)
+    asked = workers(SAYS_OUT_OF_MEMORY_ABOVE_2.format(dies=dies))
+    seen: list[Event] = []
+    run_training(with_recipe(job, processes=2), seen.append)
+    halvings = [event for event in seen if event["event"] == "out_of_memory"]
+    assert [event["to"] for event in halvings] == [4, 2]
+    assert all(why in event["why"] for event in halvings)
+    assert seen[-1] == {"event": "log", "step": 2}
+    assert len(asked) == 3
+    last = load_job(job.run / "job.json")
+    assert (last.micro_batch, last.accumulation) == (2, 8)
+
+
+def test_training_processes_wait_without_spinning_unless_told_otherwise(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    command, environment = processes_of(job, "probe", Path("spec.json"))
+    assert command[1:] == ["-m", "finery.training.launch", "probe", "spec.json"]
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert processes_of(job, "train", Path("x"))[1]["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_a_later_start_keeps_the_micro_batch_that_memory_asked_for(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train", out_of_memory_above(4))
+    run_training(job, lambda event: None)
+    sizes: list[int] = []
+    monkeypatch.setattr(loop, "train", lambda job, report: sizes.append(job.micro_batch))
+    run_training(job, lambda event: None)
+    assert sizes == [4]
+    assert [event["to"] for event in history(job.run)] == [4]
+
+
+@pytest.mark.parametrize(("grown", "rebooted", "killed"), [(1, 0, 1), (0, 0, 0), (1, 1, 0)])
+def test_a_kill_is_for_memory_where_the_kernel_counted_one_since(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, grown: int, rebooted: int, killed: int
+) -> None:
+    write_json(job.run / ATTEMPT, {"oom_kills": 3, "boot": "one"})
+    monkeypatch.setattr(machine, "oom_kills", lambda: 3 + grown)
+    monkeypatch.setattr(machine, "boot_id", lambda: "two" if rebooted else "one")
+    sizes: list[int] = []
+    monkeypatch.setattr(loop, "train", lambda job, report: sizes.append(job.micro_batch))
+    run_training(job, lambda event: None)
+    assert sizes == [4 if killed else 8]
+    assert not (job.run / ATTEMPT).exists()
+
+
+def test_the_most_memory_that_training_held_is_kept_over_its_starts(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train", lambda *_: None)
+    for held, most in ((700, 700), (300, 700)):
+        monkeypatch.setattr(machine, "used_bytes", lambda device, held=held: held)
+        run_training(job, lambda event: None)
+        assert read_json(job.run / USAGE) == {"peak_bytes": most}
