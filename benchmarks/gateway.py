@@ -1,6 +1,7 @@
 """What the gateway of endpoints costs, and whether one caller can slow down the others.
 
     python benchmarks/run.py gateway [--json FILE]
+    python benchmarks/run.py gateway --only isolation --seconds 5
 
 Requests come at a fixed rate whatever becomes of those before them (open loop), and a time
 counts from the moment at which its request was due. The replica is asked directly and through
@@ -12,9 +13,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import gateway_neighbours
 from measure import OthersCpu, machine
 
 from finery.endpoints import service, tables
@@ -33,6 +37,7 @@ from finery.endpoints.gateway.addresses import reserve
 from finery.endpoints.gateway.keeper import Keeper
 from finery.endpoints.service import WantedDeployment, WantedEndpoint
 from finery.files import read_json
+from finery.inference.engines.stub import stub_renderer
 from finery.runners import process
 from finery.service.certificates import ensure_certificates
 from finery.workspace.migrations import migrate
@@ -42,11 +47,17 @@ from finery.workspace.store import connect, now
 
 KEY, REPLICA_KEY = "k" * 32, "r" * 32
 PATH = "/v1/chat/completions"
-BODY = {"model": "bench", "messages": [{"role": "user", "content": "Hello there. " * 20}]}
-ASKED = json.dumps({**BODY, "max_tokens": 4}).encode()
-LONG = json.dumps({**BODY, "max_tokens": 4000, "stream": True}).encode()
+ASKED = json.dumps({**gateway_neighbours.BODY, "max_tokens": 4}).encode()
 SHARES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-HOSTILE = ("long bodies", "unannounced bodies", "deep bodies", "slow senders", "slow readers")
+KINDS = (*gateway_neighbours.requests(), *gateway_neighbours.HELD)
+PARTS = ("overhead", "saturation", "isolation")
+SLOW_SECONDS = 1.0  # of computing, for a template that takes its time
+SLOW_TEMPLATE = (
+    "{%% for m in messages %%}{%% if m['content'] == '%s' %%}{%% for a in range(%d) %%}"
+    "{%% for b in range(10000) %%}{%% endfor %%}{%% endfor %%}{%% endif %%}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{%% endfor %%}"
+    "{%% if add_generation_prompt %%}<|im_start|>assistant\n{%% endif %%}"
+)
 AT_ONCE = 256
 PATIENCE = 60.0
 
@@ -71,22 +82,24 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--rate", type=float, default=200.0, help="requests a second")
     options.add_argument("--seconds", type=float, default=10.0, help="of each turn")
     options.add_argument("--rounds", type=int, default=5, help="turns of each")
-    options.add_argument("--hostile", default="", help=argparse.SUPPRESS)
-    options.add_argument("--url", default="", help=argparse.SUPPRESS)
+    options.add_argument("--only", choices=PARTS, help="measure this part alone")
+    told = "bad neighbours, instead of all"
+    options.add_argument("--kinds", nargs="*", choices=KINDS, metavar="KIND", help=told)
     options.add_argument("--json", type=Path, help="where every number goes")
     asked = options.parse_args(arguments)
-    if asked.hostile:
-        asyncio.run(molest(asked.hostile, Target(asked.url, KEY)))
-        return 0
-    others = OthersCpu()
+    others, found = OthersCpu(), {}
+    parts = (asked.only,) if asked.only else PARTS
     with running() as (direct, gateway):
-        found = asyncio.run(overhead(direct, gateway, asked))
-        found["saturation_per_s"] = {
-            name: asyncio.run(saturation(target, asked.seconds))
-            for name, target in (("direct", direct), ("gateway", gateway))
-        }
-        print("at saturation:", found["saturation_per_s"], "requests/s")
-        found["isolation"] = isolation(gateway, asked)
+        if "overhead" in parts:
+            found["overhead_ms"] = asyncio.run(overhead(direct, gateway, asked))
+        if "saturation" in parts:
+            found["saturation_per_s"] = {
+                name: asyncio.run(saturation(target, asked.seconds))
+                for name, target in (("direct", direct), ("gateway", gateway))
+            }
+            print("at saturation:", found["saturation_per_s"], "requests/s")
+        if "isolation" in parts:
+            found["isolation"] = isolation(gateway, asked)
     print(f"others kept {others.cores():.2f} cores busy")
     if asked.json:
         whole = {"machine": machine(), "rate": asked.rate, **found}
@@ -121,7 +134,8 @@ def replica(folder: Path) -> Iterator[int]:
     """The port of a replica whose answers cost nothing."""
     folder.mkdir()
     ready = folder / "ready.json"
-    argv = [sys.executable, "-P", "-m", "finery.inference.server", "stub:", "--engine", "stub"]
+    source = f"stub:renderer={renderer(folder / 'renderer')}"
+    argv = [sys.executable, "-P", "-m", "finery.inference.server", source, "--engine", "stub"]
     argv += ["--ready", str(ready), "--at-once", str(AT_ONCE)]
     with (folder / "log").open("wb") as log:
         started = subprocess.Popen(
@@ -133,6 +147,22 @@ def replica(folder: Path) -> Iterator[int]:
     finally:
         started.kill()
         started.wait()
+
+
+def renderer(folder: Path) -> Path:
+    """The stub's own tokenizer with a template that one message makes slow."""
+    tokenizer = stub_renderer().tokenizer
+    rounds, least = 500, float("inf")
+    messages = [{"role": "user", "content": gateway_neighbours.SLOW}]
+    for _ in range(3):
+        tokenizer.chat_template = SLOW_TEMPLATE % (gateway_neighbours.SLOW, rounds)
+        before = time.process_time()
+        tokenizer.apply_chat_template(messages, tokenize=False)
+        least = min(least, time.process_time() - before)
+    wanted = round(rounds * SLOW_SECONDS / least)
+    tokenizer.chat_template = SLOW_TEMPLATE % (gateway_neighbours.SLOW, wanted)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def furnish(workspace: Workspace, port: int) -> None:
@@ -202,7 +232,7 @@ async def overhead(direct: Target, gateway: Target, asked: argparse.Namespace) -
     print(f"{asked.rate:g} requests/s, milliseconds")
     for name, values in found.items():
         print(f"  {name:<10}" + "".join(f"{p} {values[p]:8.2f}   " for p in SHARES))
-    return {"overhead_ms": found}
+    return found
 
 
 async def saturation(target: Target, seconds: float, connections: int = 32) -> float:
@@ -221,75 +251,50 @@ async def saturation(target: Target, seconds: float, connections: int = 32) -> f
 
 
 def isolation(gateway: Target, asked: argparse.Namespace) -> dict[str, Any]:
-    """The callers' p95 beside each kind of bad neighbour, and alone, in turns."""
+    """The callers' p95 beside each kind of bad neighbour, each turn between two turns alone.
+
+    A growth is that of one turn over the mean of both: what else the machine does falls on all.
+    """
     found: dict[str, Any] = {}
-    rate = asked.rate / 2
-    for kind in HOSTILE:
-        alone: list[float] = []
-        beside: list[float] = []
+    print(f"  {'beside':<20}{'p95 alone':>12}{'beside':>10}{'growth':>9}   of each round")
+    for kind in asked.kinds or KINDS:
+        alone, beside = [turn(gateway, asked)], []
         for _ in range(asked.rounds):
-            alone += asyncio.run(steady(gateway, rate, asked.seconds / 2))
             with neighbour(kind, gateway):
-                beside += asyncio.run(steady(gateway, rate, asked.seconds / 2))
-        before, after = quantiles(alone), quantiles(beside)
-        growth = round(after["p95"] / before["p95"] - 1, 3)
-        found[kind] = {"alone_ms": before, "beside_ms": after, "p95_growth": growth}
-        print(
-            f"  beside {kind:<20} p95 {before['p95']:.2f} -> {after['p95']:.2f} ms ({growth:+.0%})"
-        )
+                beside.append(turn(gateway, asked))
+            alone.append(turn(gateway, asked))
+        pairs = zip(beside, itertools.pairwise(alone), strict=True)
+        growths = [
+            round(2 * during["p95"] / (before["p95"] + after["p95"]) - 1, 3)
+            for during, (before, after) in pairs
+        ]
+        growth = statistics.median(growths)
+        found[kind] = {"alone_ms": alone, "beside_ms": beside, "p95_growths": growths}
+        found[kind]["p95_growth"] = growth
+        before, after = (statistics.median(one["p95"] for one in all_) for all_ in (alone, beside))
+        told = " ".join(f"{one:+.0%}" for one in growths)
+        print(f"  {kind:<20}{before:>9.2f} ms{after:>7.2f} ms{growth:>+9.0%}   {told}", flush=True)
     return found
+
+
+def turn(gateway: Target, asked: argparse.Namespace) -> dict[str, float]:
+    """The callers' times in one turn, at half the rate and for half the time of the others."""
+    return quantiles(asyncio.run(steady(gateway, asked.rate / 2, asked.seconds / 2)))
 
 
 @contextlib.contextmanager
 def neighbour(kind: str, gateway: Target) -> Iterator[None]:
-    """A process that misbehaves; its own work yields to the measurement's."""
-    argv = ["nice", "-n", "19", sys.executable, __file__, "--hostile", kind, "--url", gateway.url]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as started:
+    """A process that misbehaves."""
+    host, _, path = gateway.url.removeprefix("http://").partition("/")
+    name, _, port = host.partition(":")
+    argv = [sys.executable, "-I", gateway_neighbours.__file__, kind, name, port, f"/{path}"]
+    with subprocess.Popen([*argv, gateway.key], start_new_session=True) as started:
         try:
             time.sleep(1.0)
-            assert started.poll() is None, "the bad neighbour went away"
             yield
+            assert started.poll() is None, "the bad neighbour went away"
         finally:
             started.send_signal(signal.SIGKILL)
-
-
-async def molest(kind: str, target: Target) -> None:
-    """Misbehave in one way until killed."""
-    if kind in ("slow senders", "slow readers"):
-        content = LONG if kind == "slow readers" else b""
-        held = [await raw(target, content) for _ in range(50)]
-        await asyncio.sleep(3600)
-        assert held
-    deep = b'{"model": "bench", "messages": ' + b"[" * 8_000_000
-    bodies: dict[str, Callable[[], Any]] = {
-        "long bodies": lambda: b"x" * 100_000_000,
-        "unannounced bodies": pieces,
-        "deep bodies": lambda: deep,
-    }
-    async with aiohttp.ClientSession() as session:
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                made = bodies[kind]()
-                async with session.post(target.url, data=made, headers=target.headers) as answer:
-                    assert answer.status in (400, 413), await answer.read()
-
-
-async def pieces() -> Any:
-    """A hundred megabytes whose length nobody says."""
-    for _ in range(100):
-        yield b"x" * 1_000_000
-
-
-async def raw(target: Target, body: bytes) -> Any:
-    """A connection whose request is sent in part, or whose answer is not read."""
-    host, _, rest = target.url.removeprefix("http://").partition("/")
-    name, _, port = host.partition(":")
-    connection = await asyncio.open_connection(name, int(port), limit=1024)
-    length = len(body) or 1000
-    lines = [f"POST /{rest} HTTP/1.1", f"host: {host}", f"content-length: {length}"]
-    lines += [f"{name}: {value}" for name, value in target.headers.items()]
-    connection[1].write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
-    return connection
 
 
 if __name__ == "__main__":

@@ -7,11 +7,15 @@ import sys
 
 NAMES = {
     "train-cpu": "training on a CPU, beside TRL",
+    "train-matrix": "training on a CPU in other shapes, beside TRL",
     "train-gpu": "training on one NVIDIA GPU, beside transformers + PEFT",
+    "planning": "the plan of a run beside what happened, over a grid",
+    "waiting": "how training threads should wait; two processes beside two threads",
     "service": "starting a step, listing jobs, the walkthrough beside its work",
     "gateway": "what the gateway adds to a request, and bad neighbours",
     "serving-torch": "the torch engine beside transformers' generate, in turns",
     "serving": "tokens per second of every engine, beside other servers",
+    "studio": "the pages of the studio with a full workspace",
     "sdk-matrix": "the walkthrough with several releases of azure-ai-ml",
 }
 

@@ -14,6 +14,7 @@ import asyncio
 import json
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from transformers import (
 
 from finery.inference.engine import Generation
 from finery.inference.engines.torch_engine import TorchEngine, open_torch_engine
+from finery.inference.engines.torch_threads import give_back_threads
 from finery.inference.open import Located
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
@@ -81,12 +83,26 @@ async def compare(
             size = theirs.config.vocab_size
             prompts = torch.randint(size, (streams, asked.prompt), generator=draws)
             ours = await run_engine(engine, prompts.tolist(), asked.new)
+            await rest(engine)
             other = run_generate(theirs, prompts, asked.new)
+            give_back_threads()
             if turn:
                 pair = {"ours": ours, "theirs": other, "ratio": ours / other}
                 found.setdefault(streams, []).append(pair)
     await engine.close()
     return found
+
+
+async def rest(engine: TorchEngine) -> None:
+    """Have the engine's thread give its OpenMP workers back: with two pools both are slower."""
+    done = threading.Event()
+
+    def give_back() -> None:
+        give_back_threads()
+
+    engine._thread.call(give_back)
+    engine._thread.call(done.set)
+    await asyncio.to_thread(done.wait)
 
 
 async def run_engine(engine: TorchEngine, prompts: list[list[int]], new: int) -> float:

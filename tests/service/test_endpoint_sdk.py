@@ -16,6 +16,9 @@ from azure.ai.ml.entities import (
     ProbeSettings,
 )
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from typer.testing import CliRunner
+
+from finery.cli.main import app
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -150,4 +153,14 @@ def test_an_endpoint_is_deleted_twice_and_made_again(client: MLClient, service: 
     client.online_endpoints.begin_delete(name).wait()
     client.begin_create_or_update(ManagedOnlineEndpoint(name=name, auth_mode="key")).result()
     assert client.online_endpoints.get_keys(name).primary_key != before.primary_key
+    client.online_endpoints.begin_delete(name).wait()
+
+
+def test_an_endpoint_made_on_the_command_line_is_read_by_the_sdk(client: MLClient) -> None:
+    name = "by-command"
+    answer = CliRunner().invoke(app, ["endpoint", "create", name])
+    assert answer.exit_code == 0, answer.output
+    found = client.online_endpoints.get(name)
+    assert found.auth_mode == "key"
+    assert name in [one.name for one in client.online_endpoints.list()]
     client.online_endpoints.begin_delete(name).wait()

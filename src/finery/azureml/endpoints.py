@@ -124,6 +124,7 @@ def _wanted(name: str, body: Mapping[str, Any]) -> service.WantedEndpoint:
     by_word: dict[str, AuthMode] = {word.lower(): known for word, known in MODES.items()}
     if mode.lower() not in by_word:
         raise InputError([Fault("properties.authMode", repr(mode), ", ".join(MODES))])
+    own = dict(mapping(properties, "properties"))  # the SDK reads no null there
     given = mapping(properties, "keys")
     both = (text(given, "primaryKey"), text(given, "secondaryKey"))
     if given and not all(len(key) >= 16 for key in both):
@@ -135,13 +136,14 @@ def _wanted(name: str, body: Mapping[str, Any]) -> service.WantedEndpoint:
         auth_mode=by_word[mode.lower()],
         traffic=dict(mapping(properties, "traffic")),
         mirror_traffic=dict(mapping(properties, "mirrorTraffic")),
-        wire={**body, "properties": secret_free},
+        wire={**body, "properties": {**secret_free, "properties": own}},
         keys=both if given else None,
     )
 
 
 def _body(target: Target, workspace: Workspace, found: Endpoint) -> dict[str, Any]:
     wire = dict(found.wire)
+    given = mapping(wire, "properties")
     at = control.addresses(workspace)
     https, http = (at.https_url, at.http_url) if at else (workspace.settings.base_url, "")
     place = f"{https}/endpoints/{found.name}"
@@ -155,7 +157,8 @@ def _body(target: Target, workspace: Workspace, found: Endpoint) -> dict[str, An
         "location": wire.get("location") or workspace.settings.location,
         "tags": wire.get("tags") or {},
         "properties": {
-            **mapping(wire, "properties"),
+            **given,
+            "properties": given.get("properties") or {},  # which older ones lack
             "authMode": mode,
             "traffic": dict(found.traffic),
             "mirrorTraffic": dict(found.mirror_traffic),

@@ -13,7 +13,7 @@ from finery.azureml.errors import error_response
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 64  # arrays and objects inside each other; the deepest body of the SDK has nine
-STREAMED = ("/_blob", "/mlflow")
+STREAMED = ("/_blob", "/mlflow", "/studio/fine-tune")
 _MARKS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 

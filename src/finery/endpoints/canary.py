@@ -31,6 +31,7 @@ TOLERATED = 1.5  # odds that are this many times the old ones still count as no 
 WORSE = (3.0, 6.0, 12.0, 25.0, 50.0, 100.0)  # the odds that the evidence is spread over
 FALSE_ALARM = 0.004  # of one guard over a whole canary, however long
 NEEDED = math.log(1 / FALSE_ALARM)
+MOST = NEEDED / 4  # that one stratum may add: see `Evidence`
 SIGMAS = 3.3  # of the upper bound of a known rate (Wilson's interval): 1 in 2,000 is beyond
 LEAST = 8  # requests of both sides that make a stratum
 LEAST_KNOWN = 50  # requests from which the old deployment's rates are read
@@ -48,7 +49,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What speaks for "worse" so far: a log-likelihood ratio for each of the odds in WORSE."""
+    """What speaks for "worse" so far: a log-likelihood ratio for each of the odds in WORSE.
+
+    One stratum adds MOST at most. Answers are late together when a process stands still for a
+    moment, which is no spread at random; no single moment may therefore be proof. The bound on
+    false alarms stays: the smaller of an e-value and a constant is an e-value.
+    """
 
     logs: tuple[float, ...] = (0.0,) * len(WORSE)
 
@@ -75,7 +81,8 @@ class Evidence:
         )
 
     def _plus(self, more: Iterable[float]) -> Evidence:
-        return Evidence(tuple(old + new for old, new in zip(self.logs, more, strict=True)))
+        pairs = zip(self.logs, more, strict=True)
+        return Evidence(tuple(old + min(new, MOST) for old, new in pairs))
 
 
 def highest_rate(bad: int, requests: int) -> float:

@@ -14,9 +14,12 @@ from finery.workspace.store import now
 
 
 def seen_in(counted: Stats, endpoint: str, deployment: str) -> Seen:
-    """What callers asked of a deployment since the gateway started; copies of a mirror are not."""
+    """What callers asked of a deployment since the gateway started; copies of a mirror are not.
+
+    A replica that dies is the deployment's failure, also where the gateway hid it from callers.
+    """
     found = counted.figures.get((endpoint, deployment), Figures())
-    return Seen(found.requests, found.errors, tuple(found.latencies))
+    return Seen(found.requests, found.errors + found.lost, tuple(found.latencies))
 
 
 def since(counts: Seen, watch: Mapping[str, Any], deployment: str, gateway: str) -> Seen:

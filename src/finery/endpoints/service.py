@@ -20,7 +20,7 @@ from finery.endpoints.rules import (
     traffic_faults,
 )
 from finery.endpoints.tables import deployments, endpoints, replicas
-from finery.endpoints.values import AuthMode, Deployment, Endpoint, Probe
+from finery.endpoints.values import AuthMode, Deployment, Endpoint, Probe, Replica
 from finery.errors import Fault, InputError, did_you_mean
 from finery.workspace.errors import ConflictError, NotFoundError
 from finery.workspace.place import Workspace
@@ -141,6 +141,14 @@ def reports_of(workspace: Workspace, endpoint: str) -> dict[str, dict[str, Any]]
         for row in rows
         if row.state != "starting"
     }
+
+
+def replicas_of(workspace: Workspace, endpoint: str) -> list[Replica]:
+    """The replicas of an endpoint's deployments, the oldest first."""
+    query = replicas.select().where(replicas.c.endpoint == endpoint)
+    with workspace.store.read() as connection:
+        rows = connection.execute(query.order_by(replicas.c.created_at))
+        return [Replica(**row._mapping) for row in rows]
 
 
 def host_of(workspace: Workspace, endpoint: str, name: str) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -14,10 +15,12 @@ from starlette.responses import JSONResponse, Response
 from finery.errors import FineryError
 from finery.inference.answering import Event, answers
 from finery.inference.engine import EngineLostError
+from finery.inference.protocol import begun
 from finery.inference.protocol import openai_answers as shapes
 from finery.inference.protocol.openai_answers import Answer, Usage
 from finery.inference.protocol.reading import Wanted
 from finery.inference.protocol.refusals import Refusal, refusal_of, refused
+from finery.inference.server_begun import BegunAnswer
 from finery.inference.server_gate import LEFT, USAGE, failure
 from finery.inference.server_state import Replica, Voice
 from finery.inference.server_stream import (
@@ -40,18 +43,23 @@ async def answer(request: Request) -> Response:
     """The answer to any of the routes in `reading.ROUTES`."""
     try:
         return await _answer(request)
-    except GoneError:
+    except Exception as error:
+        return _failed(request, error)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """What is said of an error."""
+    if isinstance(error, GoneError):
         request.scope[LEFT] = True
         return failure(request, _LOST)
-    except EngineLostError as error:
+    if isinstance(error, EngineLostError):
         log.warning("%s", error)
         return failure(request, Refusal(503, str(error), "engine_lost"))
-    except FineryError as error:
+    if isinstance(error, FineryError):
         return failure(request, refusal_of(error))
-    except Exception:
-        log.exception("a request failed")
-        told = Refusal(500, "The replica failed; its log says why.", "internal_error")
-        return failure(request, told)
+    log.error("a request failed", exc_info=error)
+    told = Refusal(500, "The replica failed; its log says why.", "internal_error")
+    return failure(request, told)
 
 
 async def _answer(request: Request) -> Response:
@@ -70,15 +78,20 @@ async def _answer(request: Request) -> Response:
     events = answers(replica.generate, wanted.plans, voice.words)
     if wanted.stream:
         return await _stream(request, wanted, name, events)
+
+    def shaped(made: list[Answer], usage: Usage) -> Response:
+        request.scope[USAGE] = usage
+        headers = {
+            "x-finery-prompt-tokens": str(usage.prompt),
+            "x-finery-completion-tokens": str(usage.completion),
+        }
+        return JSONResponse(_whole(request.url.path, wanted, name, made, usage), headers=headers)
+
+    if request.headers.get(begun.HEADER):
+        return BegunAnswer(events, wanted, shaped, partial(_failed, request))
     async with aclosing(events):
         work = shapes.collected(events, wanted)
-        made, usage = await unless_gone(request.receive, work)
-    request.scope[USAGE] = usage
-    headers = {
-        "x-finery-prompt-tokens": str(usage.prompt),
-        "x-finery-completion-tokens": str(usage.completion),
-    }
-    return JSONResponse(_whole(request.url.path, wanted, name, made, usage), headers=headers)
+        return shaped(*await unless_gone(request.receive, work))
 
 
 async def _read(request: Request, replica: Replica, body: bytes, voice: Voice) -> Wanted:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from finery.inference.protocol import reading
 from finery.inference.protocol.openai_answers import Usage
 from finery.inference.protocol.refusals import Refusal, azure_ai_shape, openai_shape
+from finery.inference.server_begun import STATUS
 from finery.inference.server_state import Replica
 
 log = logging.getLogger("finery.replica")
@@ -74,7 +75,7 @@ class Gate:
     def _note(self, scope: Scope, status: int, seconds: float, identity: str) -> None:
         path, metrics = scope["path"], self.replica.metrics
         route = path if path in reading.ROUTES else "other"
-        status = 499 if scope.get(LEFT) else status
+        status = 499 if scope.get(LEFT) else scope.get(STATUS, status)
         metrics.requests.labels(route, str(status)).inc()
         if status < 300 and route != "other":
             metrics.seconds.labels(route).observe(seconds)

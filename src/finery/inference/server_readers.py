@@ -1,9 +1,9 @@
 """Processes that read requests: parse, check, render, tokenise, away from the event loop.
 
 Python runs one thread at a time, so in a thread a slow template or a body of many megabytes
-would hold up every answer of the replica; and no thread can be ended. A reader can. One with a
-slow request gets the lowest priority and another takes its place; when its time is up, the
-request is refused.
+would hold up every answer of the replica; and no thread can be ended. A reader can. What a slow
+request computes gets a low priority and another reader takes the place; when its time is
+up, the request is refused. Time is of computing: on a busy machine a quick request lasts too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from finery.inference.answering import Limits
 from finery.inference.protocol import reading, refusals
 from finery.inference.protocol.reading import Wanted
 from finery.inference.protocol.refusals import refused
+from finery.inference.server_priority import USUAL, lower, lower_threads, set_session
 from finery.inference.server_reading import FRAME
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ log = logging.getLogger("finery.replica")
 READERS = 2  # that are free of slow requests
 MOST_READERS = 5
 NICE = 5  # of a reader: the engine goes before it
-SLOW = 0.2  # seconds of computing from which a request is a slow one
+SLOW = 0.1  # seconds of computing from which a request is a slow one
 LARGE = 64 * 1024  # bytes of a body; one such at a time, so that the others find a reader
-SECONDS = 10.0  # that one request may take
+SECONDS = 10.0  # of computing that one request may take
+WAITED = 6  # times as many seconds by the clock
 START_SECONDS = 120.0
 _SECRETS = ("FINERY_REPLICA_KEY",)
 
@@ -82,7 +84,9 @@ class _Process:
     """One reading process; a request at a time."""
 
     process: asyncio.subprocess.Process
-    slow: bool = False  # its priority is the lowest, and nothing raises it again
+    slow: bool = False  # its request computes with a low priority
+    late: bool = False  # its request has had its time
+    spent: bool = False  # nothing raises it again
 
     def computed(self) -> float:
         """Seconds of computing so far; minus infinity when it has ended."""
@@ -179,25 +183,24 @@ class ReaderPool:
         """One request, on a second reader when the first is lost under it."""
         for _ in range(2):
             reader = await self._taken()
-            watching = asyncio.create_task(self._watch(reader))
+            watching = asyncio.create_task(self._watch(reader, head["seconds"]))
             try:
-                async with asyncio.timeout(head["seconds"]):
+                async with asyncio.timeout(WAITED * head["seconds"]):
                     said = await reader.ask(head, body)
-            except TimeoutError:
+            except (TimeoutError, _LostError) as error:
                 await self._replaced(reader)
-                text = f"The request could not be rendered within {head['seconds']:g} s: the "
-                raise refused(
-                    text + "conversation is too much for the model's chat template.",
-                    code="rendering_too_slow",
-                ) from None
-            except _LostError:
-                await self._replaced(reader)
+                if reader.late or isinstance(error, TimeoutError):
+                    text = f"The request could not be rendered within {head['seconds']:g} s: the "
+                    raise refused(
+                        text + "conversation is too much for the model's chat template.",
+                        code="rendering_too_slow",
+                    ) from None
             except BaseException:
                 await self._replaced(reader, grow=False)
                 raise
             else:
                 if reader.slow:
-                    await self._replaced(reader)
+                    self._kept(self._restored(reader))
                 else:
                     self._free.put_nowait(reader)
                 return said
@@ -205,20 +208,21 @@ class ReaderPool:
                 watching.cancel()
         raise refused("The request ended the process that read it.", code="unreadable")
 
-    async def _watch(self, reader: _Process) -> None:
-        """Make room for the others once a request turns out slow.
-
-        What counts is computing: on a busy machine a quick one takes its time too.
-        """
+    async def _watch(self, reader: _Process, seconds: float) -> None:
+        """Make room for the others once a request turns out slow; end what computes too long."""
         before = reader.computed()
-        while not reader.slow:
+        while not reader.late:
             await asyncio.sleep(SLOW)
-            if reader.computed() - before < SLOW:
+            computed = reader.computed() - before
+            if computed >= seconds:
+                reader.late = True
+                await reader.end()
+            if computed < SLOW or reader.slow:
                 continue
             reader.slow = True
-            _lower(reader, 19)
             self._slow += 1
             self._refill()
+            reader.spent = not await lower_threads(reader.process.pid)
 
     def _refill(self) -> None:
         """Start a reader for each that is missing."""
@@ -242,21 +246,26 @@ class ReaderPool:
         if grow:
             self._refill()
 
+    async def _restored(self, reader: _Process) -> None:
+        """Free one whose slow request is over: its next one computes in another thread."""
+        if reader.spent:
+            await self._replaced(reader)
+            return
+        try:
+            await set_session(reader.process.pid, USUAL)
+        except asyncio.CancelledError:  # the pool ends
+            await self._replaced(reader, grow=False)
+            raise
+        reader.slow = False
+        self._slow -= 1
+        self._free.put_nowait(reader)
+
     async def _grow(self) -> None:
         """Start one reader; it takes requests once it has loaded the renderer."""
         self._count += 1
-        environment = {name: v for name, v in os.environ.items() if name not in _SECRETS}
-        environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
-        reader = _Process(
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "finery.inference.server_reading"),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=environment,
-            )
-        )
-        _lower(reader, NICE)  # starting takes a second or two of computing
+        reader = await _begun()
         try:
+            await lower(reader.process.pid, NICE)
             async with asyncio.timeout(START_SECONDS):
                 said = await reader.ask({"route": "", "renderer": self.renderer, "seconds": 0})
             if "refusal" in said:
@@ -269,7 +278,21 @@ class ReaderPool:
         self._free.put_nowait(reader)
 
 
-def _lower(reader: _Process, nice: int) -> None:
-    """Give a reader less of a busy machine, if it still is there."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.setpriority(os.PRIO_PROCESS, reader.process.pid, nice)
+async def _begun() -> _Process:
+    """A new process; ended again when nobody wants it any more."""
+    environment = {name: v for name, v in os.environ.items() if name not in _SECRETS}
+    environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "finery.inference.server_reading"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+    )
+    try:
+        return _Process(await asyncio.shield(starting))
+    except asyncio.CancelledError:
+        await _Process(await starting).end()
+        raise

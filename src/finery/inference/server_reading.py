@@ -1,7 +1,8 @@
 """The process that reads requests for a replica; `finery.inference.server_readers` starts it.
 
 It takes frames from standard input (lengths of two parts, a JSON head, the request's body) and
-gives back frames of JSON, until its input ends.
+gives back frames of JSON, until its input ends. Requests are read in a thread: one that turns out
+slow has its thread lowered from outside, and the next request is read in another thread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import resource
 import signal
 import struct
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from finery.errors import FineryError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("finery.replica")
 
 FRAME = struct.Struct(">II")
+Frame = tuple[dict[str, Any], bytes]
 MEMORY = 4 << 30  # bytes of addresses; what a template may blow up
 
 
@@ -36,18 +39,39 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    left: list[Frame] = []
     renderers: dict[str, Renderer] = {}
-    while frame := _frame(sys.stdin.buffer):
+    while True:
+        thread = threading.Thread(target=_serve, args=(out, renderers, left))
+        thread.start()
+        thread.join()
+        if not left:
+            return
+
+
+def _serve(out: BinaryIO, renderers: dict[str, Renderer], left: list[Frame]) -> None:
+    """Read requests until the input ends, or until one comes to a thread that was lowered."""
+    usual = _priority()
+    while frame := left.pop() if left else _frame(sys.stdin.buffer):
+        if _priority() > usual:
+            left.append(frame)
+            return
         head, body = frame
-        # The replica ends a reader that is late; should it be gone itself, this does.
-        signal.setitimer(signal.ITIMER_REAL, 2 * head["seconds"])
+        # The replica ends a reader that is late; should it be gone itself, this does. By the
+        # clock of computing: SIGPROF.
+        signal.setitimer(signal.ITIMER_PROF, 2 * head["seconds"])
         said = json.dumps(_said(head, body, renderers)).encode()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         out.write(FRAME.pack(len(said), 0) + said)
         out.flush()
 
 
-def _frame(source: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+def _priority() -> int:
+    """Of this thread on Linux, of the process elsewhere."""
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def _frame(source: BinaryIO) -> Frame | None:
     start = source.read(FRAME.size)
     if len(start) < FRAME.size:
         return None

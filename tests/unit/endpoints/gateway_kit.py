@@ -18,6 +18,8 @@ from finery.endpoints.gateway.connections import PatientProtocol
 from finery.endpoints.gateway.doors import application
 from finery.endpoints.gateway.state import Gateway, opened
 from finery.endpoints.service import WantedDeployment, WantedEndpoint
+from finery.inference.protocol import begun
+from finery.inference.protocol.begun import Outcome
 from finery.workspace.place import Workspace
 from finery.workspace.store import now
 
@@ -31,7 +33,8 @@ class Stub:
     """A replica. What it is told in the body:
 
     status, sleep (before the answer), stream (events), gap (seconds between them), size (bytes of
-    the answer), die ("asked": before the answer, "answered": in the middle of it).
+    the answer), die ("asked": before the answer, "answered": in the middle of it, "begun": after
+    the head that says that there is a token), begun (whole answers say that they are begun).
     """
 
     name: str
@@ -113,6 +116,9 @@ class Stub:
         if status >= 400:
             said = {"error": {"message": "the model\nsays no"}}
         content = json.dumps(said).encode() + b" " * told.get("size", 0)
+        if headers.get(begun.HEADER) and (told.get("begun") or dying == "begun"):
+            await self._begun(writer, status, content, dying)
+            return
         head = f"HTTP/1.1 {status} {HEADS[status]}\r\ncontent-type: application/json\r\n"
         head += "x-finery-prompt-tokens: 3\r\nx-finery-completion-tokens: 5\r\n"
         writer.write(f"{head}content-length: {len(content)}\r\n\r\n".encode())
@@ -122,6 +128,26 @@ class Stub:
             writer.transport.abort()
             return
         writer.write(content)
+        await writer.drain()
+
+    async def _begun(
+        self, writer: asyncio.StreamWriter, status: int, content: bytes, dying: str | None
+    ) -> None:
+        head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{begun.HEADER}: 1\r\n"
+        writer.write(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
+        await writer.drain()
+        if dying == "begun":
+            writer.transport.abort()
+            return
+        said = Outcome(status, 3, 5).line() + content
+        for at in range(0, len(said), 7 if len(said) < 1000 else 2**16):
+            _chunk(writer, said[at : at + (7 if len(said) < 1000 else 2**16)].decode())
+            await asyncio.sleep(0)
+        if dying == "answered":
+            await writer.drain()
+            writer.transport.abort()
+            return
+        writer.write(b"0\r\n\r\n")
         await writer.drain()
 
     async def _stream(
@@ -241,17 +267,19 @@ async def world(workspace: Workspace) -> AsyncIterator[World]:
         serving = asyncio.create_task(server._serve(sockets=[listener]))
         base, header = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {KEY}"}
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(
-            base_url=base, headers=header, timeout=30, trust_env=False, limits=limits
-        ) as http:
-            made = World(workspace, gateway, http, port)
-            try:
-                yield made
-            finally:
-                for stub in [stub for stubs in made.stubs.values() for stub in stubs]:
-                    await stub.stop()
-        server.should_exit = server.force_exit = True
-        await serving
+        try:
+            async with httpx.AsyncClient(
+                base_url=base, headers=header, timeout=30, trust_env=False, limits=limits
+            ) as http:
+                made = World(workspace, gateway, http, port)
+                try:
+                    yield made
+                finally:
+                    for stub in [stub for stubs in made.stubs.values() for stub in stubs]:
+                        await stub.stop()
+        finally:  # also after a failure: a server that runs on would hold up the test's end
+            server.should_exit = server.force_exit = True
+            await serving
 
 
 def run(workspace: Workspace, work: Callable[[World], Awaitable[None]], **deployment: Any) -> None:

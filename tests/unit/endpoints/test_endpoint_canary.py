@@ -14,6 +14,7 @@ from finery.endpoints.canary import (
     FALSE_ALARM,
     GUARDS,
     LEAST,
+    MOST,
     NEEDED,
     TOLERATED,
     WORSE,
@@ -164,8 +165,8 @@ def hypergeometric(table: Table) -> list[float]:
 
 
 @pytest.mark.parametrize("odds", [1.0, TOLERATED])
-def test_the_evidence_of_a_canary_that_is_no_worse_is_one_on_average(odds: float) -> None:
-    """A test martingale, computed exactly: its mean over all outcomes is at most 1."""
+def test_the_evidence_of_a_canary_that_is_no_worse_is_at_most_one_on_average(odds: float) -> None:
+    """A test supermartingale, computed exactly over all outcomes; the cap only lowers it."""
     canary, stable, bad = 10, 30, 6
     weights = [p * odds**x for x, p in enumerate(hypergeometric(Table(canary, 0, stable, bad)))]
     mean = sum(
@@ -174,14 +175,33 @@ def test_the_evidence_of_a_canary_that_is_no_worse_is_one_on_average(odds: float
         * math.exp(Evidence().and_stratum(Table(canary, x, stable, bad - x)).total)
         for x, weight in enumerate(weights)
     )
-    assert mean == pytest.approx(1.0) if odds == TOLERATED else mean < 1.0
+    assert mean <= 1.0 + 1e-9
+    assert mean > 0.4 or odds < TOLERATED
 
 
-def test_more_bad_answers_of_the_canary_are_more_evidence() -> None:
+def test_more_bad_answers_of_the_canary_are_more_evidence_up_to_the_cap() -> None:
     found = [Evidence().and_stratum(Table(20, x, 80, 10 - x)).total for x in range(11)]
-    assert all(less < more for less, more in pairwise(found))
     alone = [Evidence().and_alone(50, x, 0.01).total for x in range(11)]
-    assert all(less < more for less, more in pairwise(alone))
+    for totals in (found, alone):
+        assert all(less < more or more > MOST - 1 for less, more in pairwise(totals))
+        assert totals[0] < 0 < totals[-1] <= MOST
+
+
+def test_a_moment_in_which_the_canary_stood_still_is_no_proof() -> None:
+    """All of its answers late in one stretch, then none: a stall of its process, no slowness."""
+    late = [Evidence().and_stratum(Table(40, 40, 160, 0))]
+    assert late[0].total <= MOST < NEEDED
+    for _ in range(40):
+        late.append(late[-1].and_stratum(Table(10, 0, 40, 2)))
+    assert max(one.total for one in late) < NEEDED
+    assert late[-1].total < 0
+
+
+def test_several_such_moments_are() -> None:
+    evidence = Evidence()
+    for _ in range(6):
+        evidence = evidence.and_stratum(Table(40, 40, 160, 0))
+    assert evidence.total >= NEEDED
 
 
 def test_requests_that_all_went_well_say_nothing_against_the_canary() -> None:

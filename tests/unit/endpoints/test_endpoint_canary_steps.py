@@ -35,18 +35,21 @@ class FakeGateway:
     reloads: int = 0
     answers: bool = True
 
-    def answer(self, deployment: str, count: int, errors: int = 0, bucket: int = FAST) -> None:
-        requests, failed, latencies = self.counts.setdefault(deployment, [0, 0, list(NONE)])
+    def answer(
+        self, deployment: str, count: int, errors: int = 0, bucket: int = FAST, lost: int = 0
+    ) -> None:
+        zero = [0, 0, 0, list(NONE)]
+        requests, failed, gone, latencies = self.counts.setdefault(deployment, zero)
         latencies[bucket] += count - errors
-        self.counts[deployment] = [requests + count, failed + errors, latencies]
+        self.counts[deployment] = [requests + count, failed + errors, gone + lost, latencies]
 
     def start_anew(self) -> None:
         self.name, self.counts = "second", {}
 
     def stats(self, _: Workspace) -> Stats | None:
         figures = {
-            ("chat", name): Figures(requests, errors, latencies=tuple(latencies))
-            for name, (requests, errors, latencies) in self.counts.items()
+            ("chat", name): Figures(requests, errors, lost, latencies=tuple(latencies))
+            for name, (requests, errors, lost, latencies) in self.counts.items()
         }
         return Stats(self.name, figures, {}) if self.answers else None
 
@@ -142,6 +145,19 @@ def test_a_bad_canary_loses_its_traffic_and_the_figures_say_why(
     assert ended.history[-1]["green"]["errors"] == bad.get("errors", 0) * (
         ended.history[-1]["green"]["requests"] // 10
     )
+
+
+def test_a_canary_whose_replicas_crash_is_rolled_back_though_every_caller_was_answered(
+    chat: Workspace, gateway: FakeGateway
+) -> None:
+    gateway.answer("blue", 200)
+    canary_steps.begin(chat, replace(WANTED, guards=["error_rate"], min_requests=1000))
+    for _ in range(10):
+        if look(chat, gateway, 100, 10, lost=5) != "Running":
+            break
+    (ended,) = canary_steps.find(chat, "chat")
+    assert (ended.state, ended.history[-1]["green"]["errors"] > 0) == ("RolledBack", True)
+    assert "error_rate" in ended.reason
 
 
 def test_a_guard_that_was_not_asked_for_does_not_watch(

@@ -174,6 +174,41 @@ def test_an_answer_that_has_begun_is_not_asked_for_again(workspace: Workspace) -
     run(workspace, work)
 
 
+@pytest.mark.parametrize("path", [SCORE, CHAT])
+def test_a_whole_answer_that_had_its_first_token_is_not_asked_for_again(
+    workspace: Workspace, path: str
+) -> None:
+    async def work(there: World) -> None:
+        made = await there.deploy("green", Stub("a"), Stub("b"))
+        await there.traffic(green=100)
+        for dying in ("begun", "answered"):
+            said = await there.ask(path, die=dying, begun=True)
+            assert (said.status_code, error_of(said)["code"]) == (424, "ModelError")
+            assert "broke off" in error_of(said)["message"]
+        assert sum(len(stub.seen) for stub in made) == 2
+        assert there.gateway.stats().figures["chat", "green"].errors == 2
+
+    run(workspace, work)
+
+
+@pytest.mark.parametrize("path", [SCORE, CHAT])
+def test_how_a_begun_answer_ended_is_told_as_of_any_other(workspace: Workspace, path: str) -> None:
+    async def work(there: World) -> None:
+        for told in ({}, {"size": 300}, {"size": 3_000_000}, {"status": 500}, {"status": 400}):
+            plain, begun = await there.ask(path, **told), await there.ask(path, begun=True, **told)
+            assert (begun.status_code, begun.content) == (plain.status_code, plain.content)
+            names = {"content-type", "ms-azureml-model-error-statuscode"}
+            assert [(n, v) for n, v in begun.headers.items() if n in names] == [
+                (n, v) for n, v in plain.headers.items() if n in names
+            ]
+        kept = ("status", "prompt_tokens", "completion_tokens")
+        lines = [[line[name] for name in kept] for line in there.lines()]
+        assert lines[::2] == lines[1::2]
+        assert lines[0] == [200, 3, 5]
+
+    run(workspace, work)
+
+
 def test_without_any_replica_the_request_waits_for_the_next_one(workspace: Workspace) -> None:
     async def work(there: World) -> None:
         (stub,) = there.stubs["blue"]

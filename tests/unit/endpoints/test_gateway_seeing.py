@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from gateway_kit import KEY, OTHER, Stub, World, run
 
-from finery.endpoints import keys
+from finery.endpoints import canary_record, keys
 from finery.endpoints.gateway import control, tables
 from finery.endpoints.gateway.addresses import folder_of
 from finery.endpoints.gateway.counts import BOUNDS, Counter, Stats, read_stats
@@ -165,6 +165,51 @@ def test_failures_of_the_deployment_are_errors_and_faults_of_the_caller_are_not(
         assert there.gateway.stats().figures["chat", ""].statuses == {"404": 1}
 
     run(workspace, work, seconds=0.3)
+
+
+def test_a_replica_that_dies_is_counted_though_its_callers_were_answered(
+    workspace: Workspace,
+) -> None:
+    async def work(there: World) -> None:
+        await there.deploy("green", Stub("dies"), Stub("lives", mortal=False))
+        await there.traffic(green=100)
+        assert (await there.ask(die="asked")).status_code == 200
+        assert (await there.ask()).status_code == 200
+        figures = there.gateway.stats().figures["chat", "green"]
+        assert (figures.requests, figures.errors, figures.lost) == (2, 0, 1)
+        assert canary_record.seen_in(there.gateway.stats(), "chat", "green").errors == 1
+
+    run(workspace, work)
+
+
+def test_who_leaves_a_deployment_without_replicas_has_seen_it_fail(workspace: Workspace) -> None:
+    async def work(there: World) -> None:
+        await there.stubs["blue"][0].stop()
+        await there.remove_replica("blue0")
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await there.ask()
+        async with asyncio.timeout(10):
+            while there.gateway.stats().figures["chat", "blue"].requests < 2:
+                await asyncio.sleep(0.01)
+        figures = there.gateway.stats().figures["chat", "blue"]
+        assert (figures.statuses, figures.errors, figures.lost) == ({"499": 2}, 2, 0)
+
+    run(workspace, work)
+
+
+def test_who_leaves_a_replica_that_works_is_not_counted(workspace: Workspace) -> None:
+    async def work(there: World) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await there.ask(sleep=20)
+        async with asyncio.timeout(10):
+            while not there.lines():
+                await asyncio.sleep(0.01)
+        assert there.gateway.stats().figures["chat", "blue"].requests == 0
+
+    run(workspace, work)
 
 
 def test_a_time_falls_into_the_bucket_whose_edge_it_reaches() -> None:

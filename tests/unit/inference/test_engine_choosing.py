@@ -11,9 +11,11 @@ import pytest
 from scripted_engine import Scripted, every, reference
 
 from finery.errors import FineryError, InputError
-from finery.inference.engines import choosing
+from finery.inference.engine import EngineLostError
+from finery.inference.engines import choosing, probing
 from finery.inference.engines.choosing import Choice, Proved, open_engine, open_proved
 from finery.inference.engines.environments import Environment, row_of
+from finery.inference.engines.probing import Speed
 from finery.inference.engines.proving import ProofError
 from finery.inference.open import Located
 
@@ -23,18 +25,36 @@ MODEL = Located(Path("/models/one"))
 class World:
     """What is installed, and what each engine does when it is opened."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        self.measured: list[tuple[str, int]] = []
         self.cuda = False
         self.engines: dict[str, Any] = {"torch": Scripted("float32")}
         self.opened: list[tuple[str, str, dict[str, Path]]] = []
         self.closed: list[str] = []
         self.precisions: list[str] = []
+        self.speeds = {"openvino": Speed(150, 311, 8), "torch": Speed(100, 240, 8)}
+        self.small = True
         monkeypatch.setattr(choosing, "has_cuda", lambda: self.cuda)
         monkeypatch.setattr(choosing, "locate", lambda source: MODEL)
         monkeypatch.setattr(choosing, "reference_of", lambda located, renderer: reference())
         monkeypatch.setattr("finery.chat.render.load_renderer", lambda folder: object())
         monkeypatch.setattr(choosing, "check_stop_ids", lambda renderer, folder: None)
         monkeypatch.setattr(choosing, "_open", self.open)
+        monkeypatch.setattr(choosing, "_environment", self.environment)
+        monkeypatch.setattr(probing, "is_small", lambda model: self.small)
+        monkeypatch.setattr(probing, "place_of", lambda *facts: home / "speeds.json")
+        monkeypatch.setattr(probing, "speed", self.speed)
+
+    def environment(self, attempt: Any, adapters: Mapping[str, Path]) -> None:
+        if attempt.engine not in self.engines:
+            raise FineryError("It is not installed: `finery engines …`.")
+
+    async def speed(self, engine: Any, prompts: Any, streams: int) -> float:
+        found = self.speeds[engine.name]
+        if isinstance(found, Exception):
+            raise found
+        self.measured.append((engine.name, streams))
+        return found.one if streams == 1 else found.many
 
     def open(
         self, attempt: Any, located: Located, at_once: int, adapters: Mapping[str, Path]
@@ -57,21 +77,88 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    return World(monkeypatch)
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    return World(monkeypatch, tmp_path)
 
 
 def chosen(**settings: Any) -> Proved:
     return asyncio.run(open_proved("one", **settings))
 
 
-def test_on_a_cpu_openvino_is_taken_when_it_is_installed(world: World) -> None:
+@pytest.mark.parametrize("fastest", ["openvino", "torch"])
+def test_auto_takes_the_engine_that_is_measured_the_fastest(world: World, fastest: str) -> None:
     world.engines["openvino"] = Scripted()
+    world.speeds[fastest] = Speed(200, 500, 8)
     proved = chosen()
-    assert proved.choice == Choice("auto", "cpu", "openvino")
-    assert proved.engine.name == "openvino"
+    assert proved.engine.name == proved.choice.engine == fastest
     assert proved.located == MODEL
+    assert world.closed == [({"openvino", "torch"} - {fastest}).pop()]
+    assert proved.choice.passed_over == {}
+
+
+def test_the_speeds_that_decided_are_told(world: World) -> None:
+    world.engines["openvino"] = Scripted()
+    choice = chosen().choice
+    said = "tokens/s at 8 streams and at one: openvino 311 and 150, torch 240 and 100"
+    assert str(choice) == f"engine openvino (auto chose it, {said})"
+    told = choice.written()["measured_tokens_per_s"]
+    assert told["torch"] == {"one": 100, "many": 240, "streams": 8}
+
+
+def test_a_second_start_measures_nothing_and_opens_one_engine(world: World) -> None:
+    world.engines["openvino"] = Scripted()
+    first = chosen().choice
+    world.measured.clear()
+    world.opened.clear()
+    assert chosen().choice == first
+    assert world.measured == []
     assert [name for name, *_ in world.opened] == ["openvino"]
+
+
+def test_an_engine_that_is_not_installed_costs_no_comparison(world: World) -> None:
+    assert chosen().choice.measured == {}
+    assert world.measured == []
+
+
+@pytest.mark.parametrize("asked", ["openvino", "torch"])
+def test_an_engine_that_is_asked_for_is_not_compared(world: World, asked: str) -> None:
+    world.engines["openvino"] = Scripted()
+    assert chosen(engine=asked).choice.measured == {}
+    assert world.measured == []
+
+
+def test_a_large_model_is_loaded_once_in_the_order_of_the_facts(world: World) -> None:
+    world.engines["openvino"] = Scripted()
+    world.small = False
+    assert chosen().choice == Choice("auto", "cpu", "openvino")
+    assert [name for name, *_ in world.opened] == ["openvino"]
+
+
+def test_an_engine_that_fails_the_comparison_is_told_and_the_next_one_taken(world: World) -> None:
+    world.engines["openvino"] = Scripted()
+    world.speeds["openvino"] = EngineLostError("The openvino engine ended.")
+    choice = chosen().choice
+    assert choice.engine == "torch"
+    assert "could not be measured: The openvino engine ended" in choice.passed_over["openvino"]
+    assert world.closed == ["openvino"]
+    world.speeds["openvino"] = Speed(200, 500, 8)  # it was not written down as failing
+    assert chosen().choice.engine == "openvino"
+
+
+def test_an_engine_that_does_not_open_leaves_the_others(world: World) -> None:
+    world.engines["openvino"] = FineryError("It could not be exported.")
+    choice = chosen().choice
+    assert (choice.engine, choice.measured) == ("torch", {})
+    assert choice.passed_over == {"openvino": "It could not be exported"}
+
+
+def test_the_fastest_that_fails_its_proof_gives_way_to_the_next(world: World) -> None:
+    world.engines["openvino"] = Scripted(choose=every(3))
+    choice = chosen().choice
+    assert choice.engine == "torch"
+    assert "does not compute this model" in choice.passed_over["openvino"]
+    assert world.closed == ["openvino"]
+    assert [name for name, *_ in world.opened] == ["openvino", "torch"]
 
 
 def test_without_it_torch_answers_and_the_reason_is_told(world: World) -> None:
@@ -88,14 +175,6 @@ def test_on_a_gpu_vllm_is_first_and_openvino_never_comes(world: World) -> None:
     assert chosen().choice.passed_over.keys() == {"vllm"}
     world.engines["vllm"] = Scripted("bfloat16")
     assert chosen().choice == Choice("auto", "cuda", "vllm")
-
-
-def test_an_engine_that_fails_its_proof_is_passed_over_and_closed(world: World) -> None:
-    world.engines["openvino"] = Scripted(choose=every(3))
-    choice = chosen().choice
-    assert choice.engine == "torch"
-    assert "does not compute this model" in choice.passed_over["openvino"]
-    assert world.closed == ["openvino"]
 
 
 def test_when_the_last_fails_its_proof_nothing_is_served(world: World) -> None:
@@ -184,16 +263,18 @@ def test_ready_json_tells_choice_and_proof(world: World) -> None:
     assert facts["proof"]["places"] == 128
 
 
+OPENVINO = choosing._Attempt("openvino", "cpu")
+CURRENT = Environment("openvino", "cpu", row_of("openvino").packages, "3.11.0")
+
+
 def test_openvino_takes_no_adapters_beside_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "_environment", lambda name: object())
+    monkeypatch.setattr(choosing, "installed", lambda name: CURRENT)
     with pytest.raises(FineryError, match="applies the last one to all"):
-        choosing._open(
-            choosing._Attempt("openvino", "cpu"), MODEL, 8, {"blue": Path("/adapters/blue")}
-        )
+        choosing._open(OPENVINO, MODEL, 8, {"blue": Path("/adapters/blue")})
 
 
 def test_openvino_is_not_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "_environment", lambda name: object())
+    monkeypatch.setattr(choosing, "installed", lambda name: CURRENT)
     with pytest.raises(FineryError, match="runs on the CPU here, not on cuda"):
         choosing._open(choosing._Attempt("openvino", "cuda"), MODEL, 8, {})
 
@@ -201,8 +282,7 @@ def test_openvino_is_not_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_environment_of_other_versions_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     old = Environment("openvino", "cpu", ("openvino==1",), "3.11.0")
     monkeypatch.setattr(choosing, "installed", lambda name: old)
-    with pytest.raises(FineryError, match="with other versions: `finery engines install openvino`"):
-        choosing._environment("openvino")
-    right = Environment("openvino", "cpu", row_of("openvino").packages, "3.11.0")
-    monkeypatch.setattr(choosing, "installed", lambda name: right)
-    assert choosing._environment("openvino") == right
+    with pytest.raises(FineryError, match="with other versions: `finery engines install openvino"):
+        choosing._environment(OPENVINO, {})
+    monkeypatch.setattr(choosing, "installed", lambda name: CURRENT)
+    assert choosing._environment(OPENVINO, {}) == CURRENT

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from small_replica import app_of, scripted
+from small_replica import END, app_of, scripted
 from starlette.testclient import TestClient
 
 from finery.inference.engines.stub import stub_renderer
@@ -41,6 +41,44 @@ def test_its_example_of_a_score_is_one_that_is_taken(document: dict[str, Any]) -
     body = document["paths"]["/score"]["post"]["requestBody"]["content"]["application/json"]
     (ask,) = read_score(body["example"]).asks
     assert (ask.temperature, ask.top_p, ask.max_new_tokens) == (0.6, 0.9, 200)
+
+
+REQUIRED = {
+    "messages": [{"role": "user", "content": "Hello"}],
+    "prompt": "Hello",
+    "input_data": {"input_string": [{"role": "user", "content": "Hello"}]},
+}
+
+
+def edges(schema: dict[str, Any]) -> list[Any]:
+    """Values at the edges of what a schema of one setting allows."""
+    if schema["type"] == "array":
+        return [[], ["x"] * schema["maxItems"]]
+    if schema["type"] == "boolean":
+        return [True, False]
+    return [schema[end] for end in ("minimum", "maximum") if end in schema] or ["text"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_every_setting_that_it_names_is_taken_up_to_its_bounds(
+    document: dict[str, Any], path: str
+) -> None:
+    client = TestClient(app_of(scripted(f"a{END}"), stub_renderer()))
+    body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    schema = body["schema"]
+    found = {name: REQUIRED[name] for name in schema["required"]}
+    inside = path == "/score"
+    if inside:
+        schema = schema["properties"]["input_data"]["properties"]["parameters"]
+    settings = {k: v for k, v in schema["properties"].items() if k not in (*REQUIRED, "model")}
+    assert len(settings) > 5
+    for name, about in settings.items():
+        for value in edges(about):
+            sent = found | {name: value}
+            if inside:
+                sent = {"input_data": {**found["input_data"], "parameters": {name: value}}}
+            response = client.post(path, json=sent)
+            assert response.status_code == 200, (name, value, response.text)
 
 
 def test_it_is_openapi_3(document: dict[str, Any]) -> None:

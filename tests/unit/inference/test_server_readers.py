@@ -19,7 +19,8 @@ from finery.inference.answering import Limits
 from finery.inference.engines.stub import PREFIX, stub_renderer
 from finery.inference.protocol import reading
 from finery.inference.protocol.refusals import RefusedError
-from finery.inference.server_readers import ReaderPool
+from finery.inference.server_priority import LOW
+from finery.inference.server_readers import NICE, ReaderPool
 
 T = TypeVar("T")
 LIMITS = Limits(4096, frozenset({"logprobs"}), stub_renderer().stop_ids, "stub")
@@ -28,6 +29,8 @@ CHAT = "/v1/chat/completions"
 SLOW = (
     "{% for m in messages %}{% if m['content'] == 'slow' %}{% for a in range(99999) %}"
     "{% for b in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    "{% if m['content'] == 'long' %}{% for a in range(2000) %}{% for b in range(20000) %}"
+    "{% endfor %}{% endfor %}{% endif %}"
     "{% if m['content'] == 'huge' %}{{ 'x' * 99999999999 }}{% endif %}"
     "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -66,6 +69,11 @@ def with_pool(
             return await work(pool)
 
     return asyncio.run(run())
+
+
+def pids_of(pool: ReaderPool) -> list[int]:
+    """The readers that are free."""
+    return [one.process.pid for one in pool._free._queue]  # type: ignore[attr-defined]
 
 
 def test_a_reader_makes_the_plans_that_are_made_here() -> None:
@@ -113,13 +121,40 @@ def test_a_template_that_takes_for_ever_holds_up_nobody_and_is_ended(slow_model:
         assert not any(task.done() for task in slow), "the quick one did not wait for them"
         assert wanted.plans[0].generation.prompt
         for task in slow:
-            with pytest.raises(RefusedError, match="could not be rendered within 15 s") as told:
+            with pytest.raises(RefusedError, match="could not be rendered within 6 s") as told:
                 await task
             assert told.value.refusal.status == 400
         assert await pool.read(CHAT, body("after"), {}, slow_model, LIMITS)
         return longest
 
-    assert with_pool(slow_model, work, seconds=15.0) < 0.5
+    assert with_pool(slow_model, work, seconds=6.0) < 0.5
+
+
+def test_a_slow_request_computes_with_a_low_priority_and_its_reader_lives_on(
+    slow_model: str,
+) -> None:
+    def priorities(pid: int) -> list[int]:
+        threads = Path(f"/proc/{pid}/task").iterdir()
+        return sorted(os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads)
+
+    async def work(pool: ReaderPool) -> None:
+        before = pids_of(pool)
+        slow = asyncio.create_task(pool.read(CHAT, body("long"), {}, slow_model, LIMITS))
+        while not any(LOW in priorities(pid) for pid in before):
+            assert not slow.done(), "it computed at the usual priority to its end"
+            await asyncio.sleep(0.005)
+        (its,) = [pid for pid in before if LOW in priorities(pid)]
+        assert os.getpriority(os.PRIO_PROCESS, its) == NICE, "what comes next is raised again"
+        assert (await slow).plans
+        while its not in pids_of(pool):
+            await asyncio.sleep(0.005)
+        for _ in range(3):  # all readers: the last one freed is the first one taken
+            asked = (pool.read(CHAT, body("next"), {}, slow_model, LIMITS) for _ in range(6))
+            assert all(one.plans for one in await asyncio.gather(*asked))
+        assert set(before) <= set(pids_of(pool)), "none had to be started in its place"
+        assert LOW not in priorities(its)
+
+    with_pool(slow_model, work)
 
 
 def test_a_template_that_takes_all_memory_is_refused(slow_model: str) -> None:
@@ -134,8 +169,7 @@ def test_a_template_that_takes_all_memory_is_refused(slow_model: str) -> None:
 
 def test_a_reader_that_dies_is_replaced_and_its_request_read_again() -> None:
     async def work(pool: ReaderPool) -> None:
-        before = [one.process.pid for one in pool._free._queue]  # type: ignore[attr-defined]
-        for pid in before:
+        for pid in pids_of(pool):
             os.kill(pid, signal.SIGKILL)
         wanted = await asyncio.gather(
             *(pool.read(CHAT, body(), {}, PREFIX, LIMITS) for _ in range(8)),
@@ -180,7 +214,7 @@ def test_readers_end_with_the_pool_and_do_not_know_the_key(monkeypatch: pytest.M
     monkeypatch.setenv("FINERY_REPLICA_KEY", "secret")
 
     async def work(pool: ReaderPool) -> list[int]:
-        pids = [one.process.pid for one in pool._free._queue]  # type: ignore[attr-defined]
+        pids = pids_of(pool)
         for pid in pids:
             assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
         return pids

@@ -97,7 +97,7 @@ class Counting:
         ends = [span.ids[-1] for span in spans if span.last]
         for span in spans:
             span.row.known += span.count
-        return torch.nn.functional.one_hot(torch.tensor(ends) + 1, 64).float() * 9
+        return torch.nn.functional.one_hot(torch.tensor(ends, dtype=torch.long) + 1, 64).float() * 9
 
 
 async def read(thread: ModelThread, made: Row) -> list[int]:
@@ -123,6 +123,22 @@ def test_rows_are_answered_in_line_where_the_cache_has_no_room_for_all() -> None
         return found
 
     assert asyncio.run(ask()) == [[n + 1, n + 2, n + 3] for n in range(5)]
+
+
+def test_prompts_are_read_by_all_threads_and_answers_made_by_as_many_as_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch_loop, "use_threads", used.append)
+    monkeypatch.setattr(torch_loop.Pace, "threads", lambda self, rows: 10 * rows)
+
+    async def ask() -> None:
+        thread = ModelThread(Counting(), at_once=8, counts=(1, 4))
+        await read(thread, Row(Generation((1, 2, 3), 2)))
+        thread.close()
+
+    asyncio.run(ask())
+    assert used == [4, 10, 10]
 
 
 def test_a_row_that_nobody_reads_leaves_before_the_next_step() -> None:

@@ -92,6 +92,10 @@ class Places:
                 raise
             raise self._out_of_time(seconds) from None
 
+    def has_replica(self) -> bool:
+        """Whether there is one that is not known to be gone."""
+        return bool(self._usable())
+
     def enter_now(self) -> Replica | None:
         """A place that is free at this moment; None when somebody waits for one."""
         if self.waiting or self.deployment.state in NEVER_SERVED:

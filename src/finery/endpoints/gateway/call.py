@@ -59,6 +59,7 @@ class Call:
     replica: str = ""
     status: int = 0  # 0 until the answer's head is sent
     failed: bool = False  # through no fault of the caller
+    lost: bool = False  # a replica was lost under it, or there was none
     tokens: tuple[int, int] = (0, 0)
     error: str = ""
 
@@ -125,13 +126,15 @@ class Call:
             return
         since = self.asked or self.arrived
         key: Key = (self.endpoint, self.deployment)
-        if self.status != 499:
+        # Who leaves while there is no replica has seen a failure; else nobody knows what it was.
+        if self.status != 499 or self.lost:
             first = self.first - since if self.first else None
             counter = gateway.counters[key]
             counter.add(
                 self.status,
                 end - since,
-                failed=self.failed,
+                failed=self.failed or self.status == 499,
+                lost=self.lost,
                 first_token=first,
                 tokens=self.tokens,
             )

@@ -11,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from finery.endpoints.gateway.pacing import Pace
+
 HEAD_SECONDS = 15.0  # in which the head of a request must have come, from the connection on
 READ_SECONDS = 30.0  # in which a client must read what fills its connection
 BUFFER = 256 * 2**10  # bytes of answers that wait in a connection
@@ -18,6 +20,8 @@ LONGEST_HEAD = 64 * 2**10  # bytes of a request before its body
 
 _LATE = b'{"error": {"code": "RequestTimeout", "message": "The request did not come in time."}}'
 _LONG = b'{"error": {"code": "RequestHeadTooLarge", "message": "The headers are too long."}}'
+
+_DROPPED = Pace()  # bodies whose requests were answered before their end
 
 Protocol: Any = AutoHTTPProtocol  # httptools' where that is installed, h11's otherwise
 
@@ -43,6 +47,7 @@ class PatientProtocol(Protocol):
             return
         self._expect_head()
         if self._discards():
+            self._drop(len(data))
             return
         self._head_bytes += len(data)
         if self._head_bytes > LONGEST_HEAD:
@@ -87,6 +92,18 @@ class PatientProtocol(Protocol):
     def _discards(self) -> bool:
         """Whether the rest of a body comes whose request was answered before its end."""
         return self.cycle is not None and self.cycle.more_body
+
+    def _drop(self, size: int) -> None:
+        """Take the rest slowly: it comes until it is over, or a head is waited for no longer.
+
+        Closing at once would take the refusal from a client that reads once it has sent all.
+        """
+        self.flow.pause_reading()
+        self.loop.call_later(_DROPPED.wait(size, self.loop.time()), self._go_on)
+
+    def _go_on(self) -> None:
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _expect_head(self) -> None:
         if self._head is None and not self.transport.is_closing():

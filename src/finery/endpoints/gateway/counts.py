@@ -23,6 +23,8 @@ class Figures:
 
     requests: int = 0
     errors: int = 0  # 408, 429, 500 and above, broken off: not what the caller did wrong
+    # Of the others: a replica was lost under them, or there was none. Callers only had to wait.
+    lost: int = 0
     statuses: Mapping[str, int] = field(default_factory=dict)  # requests by status code
     # How many times fell into each bucket, the last beyond every bound.
     latencies: tuple[int, ...] = NONE  # of whole good answers, from their request's last byte on
@@ -77,6 +79,7 @@ class Counter:
     """Figures that are still counted."""
 
     errors: int = 0
+    lost: int = 0
     statuses: dict[str, int] = field(default_factory=dict)
     latencies: list[int] = field(default_factory=lambda: list(NONE))
     latency_seconds: float = 0.0
@@ -91,12 +94,14 @@ class Counter:
         seconds: float,
         *,
         failed: bool,
+        lost: bool = False,
         first_token: float | None = None,
         tokens: tuple[int, int] = (0, 0),
     ) -> None:
         """Count one request that is over."""
         self.statuses[str(status)] = self.statuses.get(str(status), 0) + 1
         self.errors += failed
+        self.lost += lost and not failed
         if status < 400 and not failed:
             self.latencies[bisect_left(BOUNDS, seconds)] += 1
             self.latency_seconds += seconds
@@ -111,6 +116,7 @@ class Counter:
         return Figures(
             requests=sum(self.statuses.values()),
             errors=self.errors,
+            lost=self.lost,
             statuses=dict(self.statuses),
             latencies=tuple(self.latencies),
             latency_seconds=self.latency_seconds,

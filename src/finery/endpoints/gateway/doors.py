@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from finery.endpoints.gateway import metrics
 from finery.endpoints.gateway.azure_errors import inference_error, scoring_error
+from finery.endpoints.gateway.bodies import NO_BODY
 from finery.endpoints.gateway.call import JSON, Call, Shape
 from finery.endpoints.gateway.forwarding import forward
 from finery.endpoints.gateway.mirroring import copy
@@ -127,7 +128,7 @@ async def _answer(call: Call) -> None:
 
 async def _forwarded(call: Call, route: Route) -> None:
     gateway = call.gateway
-    body = b""
+    body = NO_BODY
     try:
         if route.method == "POST":
             body = await gateway.bodies.read(call.headers, call.receive)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -13,6 +12,7 @@ import aiohttp
 from finery.endpoints.gateway import upstream
 from finery.endpoints.gateway.admission import Places
 from finery.endpoints.gateway.azure_errors import model_error_headers, said_by_model
+from finery.endpoints.gateway.bodies import Body
 from finery.endpoints.gateway.call import Call, Departure, passed_on
 from finery.endpoints.gateway.refusals import LATER, is_failure, status_of
 from finery.endpoints.values import Deployment, Replica
@@ -39,7 +39,7 @@ class _Place:
             self.places.leave(self.replica)
 
 
-async def forward(call: Call, deployment: Deployment, body: bytes, *, scored: bool) -> None:
+async def forward(call: Call, deployment: Deployment, body: Body, *, scored: bool) -> None:
     """Have one of the deployment's replicas answer the call.
 
     `scored`: a replica's refusal becomes a 424 (Azure's scoring address); else it is passed on.
@@ -59,7 +59,7 @@ async def forward(call: Call, deployment: Deployment, body: bytes, *, scored: bo
 
 
 async def _ask(
-    call: Call, deployment: Deployment, places: Places, body: bytes
+    call: Call, deployment: Deployment, places: Places, body: Body
 ) -> tuple[_Place, aiohttp.ClientResponse, float]:
     """The head of an answer; see `upstream` for what is asked twice."""
     until = asyncio.get_running_loop().time() + deployment.timeout_seconds
@@ -67,6 +67,7 @@ async def _ask(
     while True:
         waiting = time.perf_counter()
         left = until - asyncio.get_running_loop().time()
+        call.lost = call.lost or not places.has_replica()
         place = _Place(places, await places.enter(left, again=again))
         call.queued += time.perf_counter() - waiting
         call.replica = place.replica.id
@@ -76,7 +77,9 @@ async def _ask(
         except upstream.LostError as error:
             places.leave_out(place.replica, str(error))
             place.leave()
-            again, silent = True, silent + isinstance(error, upstream.NothingSaidError)
+            asked = isinstance(error, upstream.NothingSaidError)
+            call.lost = call.lost or asked
+            again, silent = True, silent + asked
             if silent == upstream.MOST_ASKED:
                 raise upstream.broken_off(deployment, str(error)) from None
         except BaseException as error:
@@ -87,7 +90,7 @@ async def _ask(
 
 
 async def _asked(
-    call: Call, deployment: Deployment, replica: Replica, body: bytes
+    call: Call, deployment: Deployment, replica: Replica, body: Body
 ) -> aiohttp.ClientResponse:
     headers = passed_on(call, deployment, replica.adapter)
     method, session = call.scope["method"], call.gateway.session
@@ -107,14 +110,15 @@ async def _whole(
     scored: bool,
 ) -> None:
     """Pass on an answer that comes at once; a long one in parts."""
-    content = b""
+    outcome, content = await upstream.opened(response, deployment, until)
+    call.first = time.perf_counter() if content else call.first
     while len(content) <= upstream.WHOLE and (
         part := await upstream.part(response, deployment, until)
     ):
         call.first = call.first or time.perf_counter()
         content = content + part if content else part
-    status, kind = response.status, response.headers.get("content-type", "application/json")
-    call.tokens = used_tokens(response.headers)
+    status, kind = outcome.status, response.headers.get("content-type", "application/json")
+    call.tokens = (outcome.prompt, outcome.completion)
     call.failed = is_failure(status)
     if len(content) <= upstream.WHOLE:
         place.leave()
@@ -174,10 +178,3 @@ def _events(content: bytes) -> tuple[bytes, bytes]:
     if at < 0:
         return (b"", content) if len(content) < LONGEST_EVENT else (content, b"")
     return content[: at + 2], content[at + 2 :]
-
-
-def used_tokens(headers: Mapping[str, str]) -> tuple[int, int]:
-    """What the replica says that an answer used."""
-    given = [headers.get(f"x-finery-{kind}-tokens", "") for kind in ("prompt", "completion")]
-    used = [int(value) if value.isdecimal() else 0 for value in given]
-    return used[0], used[1]

@@ -18,6 +18,7 @@ STEP = 2  # every second bound: edges that grow by the square root of two
 _ABOUT = {
     "requests_total": ("counter", "Requests that are over, by status code"),
     "errors_total": ("counter", "Requests that failed through no fault of their caller"),
+    "lost_total": ("counter", "Others whose replica was lost under them, or that found none"),
     "mirrored_requests_total": ("counter", "Copies sent to a mirror, by status code"),
     "prompt_tokens_total": ("counter", "Tokens of prompts"),
     "completion_tokens_total": ("counter", "Tokens of answers"),

@@ -10,8 +10,8 @@ import aiohttp
 
 from finery.endpoints.gateway import upstream
 from finery.endpoints.gateway.admission import Places
+from finery.endpoints.gateway.bodies import Body
 from finery.endpoints.gateway.call import Call, passed_on
-from finery.endpoints.gateway.forwarding import used_tokens
 from finery.endpoints.gateway.refusals import TooSlowError, is_failure
 from finery.endpoints.gateway.routing import mirror
 from finery.endpoints.routing import Table
@@ -21,7 +21,7 @@ from finery.errors import FineryError
 log = logging.getLogger("finery.gateway")
 
 
-def copy(call: Call, table: Table, body: bytes, draw: float | None = None) -> None:
+def copy(call: Call, table: Table, body: Body, draw: float | None = None) -> None:
     """Send the request to the mirror too, if it is this one's turn.
 
     A mirror that has no place free at this moment gets no copy (its log says so): no copy ever
@@ -42,7 +42,7 @@ def copy(call: Call, table: Table, body: bytes, draw: float | None = None) -> No
 
 
 async def _copied(
-    call: Call, deployment: Deployment, places: Places, replica: Replica, body: bytes
+    call: Call, deployment: Deployment, places: Places, replica: Replica, body: Body
 ) -> None:
     begun, status, error, tokens = time.perf_counter(), 424, "", (0, 0)
     headers = passed_on(call, deployment, replica.adapter)
@@ -52,9 +52,11 @@ async def _copied(
                 call.gateway.session, replica, "POST", call.path, body, headers
             )
             async with response:
+                until = asyncio.get_running_loop().time() + deployment.timeout_seconds
+                outcome, _ = await upstream.opened(response, deployment, until)
                 while await upstream.part(response, deployment):
                     pass
-        status, tokens = response.status, used_tokens(response.headers)
+        status, tokens = outcome.status, (outcome.prompt, outcome.completion)
     except (TimeoutError, TooSlowError):
         status, error = 408, "TooSlowError"
     except (FineryError, aiohttp.ClientError, upstream.LostError) as lost:

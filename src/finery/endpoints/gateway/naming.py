@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from finery.endpoints.gateway.bodies import Body
 from finery.errors import FineryError
+from finery.inference.server_priority import lower
 from finery.workspace.errors import UnavailableError
 
 SHORT = 32 * 2**10  # bytes that are parsed in well under a millisecond
+NICE = 10  # the requests of others come first
 PATIENCE = 20.0  # seconds for the longest body
 CONVERSATION = "x-conversation-id"  # the header
 
@@ -64,10 +66,10 @@ class Naming:
     _process: asyncio.subprocess.Process | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def read(self, body: bytes) -> Named:
+    async def read(self, body: Body) -> Named:
         """What the body says of itself; raises FineryError for one that cannot be read."""
-        if len(body) <= SHORT:
-            return named(body)
+        if body.size <= SHORT:
+            return named(body.whole())
         async with self._turn:
             try:
                 async with asyncio.timeout(PATIENCE):
@@ -89,18 +91,21 @@ class Naming:
             process.kill()
             await process.wait()
 
-    async def _asked(self, body: bytes) -> dict[str, Any]:
+    async def _asked(self, body: Body) -> dict[str, Any]:
         process = self._process
         if process is None or process.returncode is not None:
             process = self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "finery.endpoints.gateway.naming"),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
             )
+            await lower(process.pid, NICE, session=NICE)
         assert process.stdin and process.stdout  # noqa: S101 - both are pipes
-        process.stdin.write(len(body).to_bytes(8, "big"))
-        process.stdin.write(body)
-        await process.stdin.drain()
+        process.stdin.write(body.size.to_bytes(8, "big"))
+        async for part in body.pieces():
+            process.stdin.write(part)
+            await process.stdin.drain()
         length = int.from_bytes(await process.stdout.readexactly(8), "big")
         return json.loads(await process.stdout.readexactly(length))
 
@@ -108,7 +113,6 @@ class Naming:
 def main() -> None:
     """Answer bodies from standard input until it ends."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the gateway still needs us while it drains
-    os.nice(10)  # the requests of others come first
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     while len(head := source.read(8)) == 8:
         try:

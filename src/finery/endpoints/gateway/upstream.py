@@ -4,12 +4,12 @@ What is sent a second time, and what is not:
 
 - A replica that refuses the connection has been asked nothing: the request goes to another one,
   as often as there is time.
-- A replica that was asked and whose connection ended before the first byte of its answer has
-  died, or has closed an idle connection at that moment. It may have begun on the answer, but
-  nobody has seen a token of it, and with the connection its work has ended too (a replica stops
-  when nobody listens). Such a request is sent again, to another replica if there is one, three
-  times in all and no more: what kills every replica that it meets must have an end.
-- From the first byte of an answer on, nothing is ever sent again. A stream that breaks ends with
+- A replica that was asked and whose connection ended before the head of its answer has died, or
+  has closed an idle connection at that moment. No token was made: heads come with the first one,
+  those of whole answers too (`finery.inference.protocol.begun`). Such a request is sent again, to
+  another replica if there is one, three times in all and no more: what kills every replica that
+  it meets must have an end.
+- From the first token of an answer on, nothing is ever sent again. A stream that breaks ends with
   an event that says so; a whole answer that breaks is a 424.
 - A replica that is silent is not given up for another: the request ends with a 408.
 """
@@ -17,13 +17,15 @@ What is sent a second time, and what is not:
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 
+from finery.endpoints.gateway.bodies import Body
 from finery.endpoints.gateway.refusals import BrokenOffError, TooSlowError
 from finery.endpoints.values import Deployment, Replica
+from finery.inference.protocol import begun
+from finery.inference.protocol.begun import Outcome
 
 MOST_ASKED = 3  # replicas that one request may be sent to
 KEEP_ALIVE = 30.0  # seconds that an idle connection is kept; a replica keeps it longer
@@ -40,7 +42,7 @@ class NotReachedError(LostError):
 
 
 class NothingSaidError(LostError):
-    """The connection ended before the first byte of an answer."""
+    """The connection ended before the head of an answer, and so before its first token."""
 
 
 def client() -> aiohttp.ClientSession:
@@ -59,25 +61,55 @@ async def ask(
     replica: Replica,
     method: str,
     path: str,
-    body: bytes,
+    body: Body,
     headers: Mapping[str, str],
 ) -> aiohttp.ClientResponse:
     """The head of the replica's answer.
 
     Raises NotReachedError and NothingSaidError, which decide whether it may be sent again.
     """
+    headers = {**headers, "authorization": f"Bearer {replica.key}"}
+    content: bytes | AsyncIterator[bytes] | None = None
+    if method == "POST":
+        headers[begun.HEADER] = "1"
+        headers["content-length"] = str(body.size)
+        content = body.whole() if body.is_short else body.pieces()
     try:
         return await session.request(
             method,
             f"http://127.0.0.1:{replica.port}{path}",
-            data=(io.BytesIO(body) if len(body) > WHOLE else body) if method == "POST" else None,
-            headers={**headers, "authorization": f"Bearer {replica.key}"},
+            data=content,
+            headers=headers,
             allow_redirects=False,
         )
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
         raise NotReachedError("it takes no connections") from None
     except (aiohttp.ClientConnectionError, OSError) as error:
         raise NothingSaidError(type(error).__name__) from None
+
+
+async def opened(
+    response: aiohttp.ClientResponse, deployment: Deployment, until: float
+) -> tuple[Outcome, bytes]:
+    """How a whole answer ended, and its first bytes; raises TooSlowError and BrokenOffError."""
+    if begun.HEADER not in response.headers:
+        return Outcome(response.status, *_used(response.headers)), b""
+    content = b""
+    try:
+        while not (found := begun.read(content)):
+            if not (more := await part(response, deployment, until)):
+                raise broken_off(deployment, "without an answer")
+            content += more
+    except ValueError as error:
+        raise broken_off(deployment, str(error)) from None
+    return found
+
+
+def _used(headers: Mapping[str, str]) -> tuple[int, int]:
+    """What the replica says that an answer used, which was not begun before it was there."""
+    given = [headers.get(f"x-finery-{kind}-tokens", "") for kind in ("prompt", "completion")]
+    used = [int(value) if value.isdecimal() else 0 for value in given]
+    return used[0], used[1]
 
 
 async def part(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery.errors import Fault, FineryError, InputError, did_you_mean, first_line
 from finery.inference.engine import Engine
+from finery.inference.engines import probing
 from finery.inference.engines.environments import Environment, has_cuda, installed, outdated
+from finery.inference.engines.probing import Contest, Speed
 from finery.inference.engines.proving import Proof, ProofError, check_stop_ids, prove
 from finery.inference.engines.reference import Reference, reference_of
 from finery.inference.open import Located, locate
@@ -20,8 +24,8 @@ if TYPE_CHECKING:
     from finery.chat.render import Renderer
 
 ENGINES = ("torch", "openvino", "vllm")
-# The fastest first, as measured at one and at eight streams of greedy answers: on a CPU int8
-# weights in OpenVINO are ahead of int8 in torch; on a GPU vLLM is the engine built for it.
+# What is tried first where nothing is measured: on a CPU int8 weights in OpenVINO were ahead of
+# int8 in torch with the models measured; on a GPU vLLM is the engine built for it.
 _BY_SPEED = {"cpu": ("openvino", "torch"), "cuda": ("vllm", "torch")}
 _FINER = ("int8", "bfloat16", "float32")  # of the weights: each rounds less than the one before
 log = logging.getLogger("finery.replica")
@@ -29,15 +33,18 @@ log = logging.getLogger("finery.replica")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which engine it became, and why the faster ones did not."""
+    """Which engine it became, by which speeds, and why others were not asked."""
 
     asked: str
     device: str
     engine: str
     passed_over: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Speed] = field(default_factory=dict)
 
     def __str__(self) -> str:
         why = "asked for" if self.asked != "auto" else f"the fastest that can on {self.device}"
+        if self.engine in self.measured:
+            why = f"auto chose it, {probing.told(self.engine, self.measured)}"
         over = "; ".join(f"{name}: {reason}" for name, reason in self.passed_over.items())
         return f"engine {self.engine} ({why})" + (f"; passed over: {over}" if over else "")
 
@@ -48,6 +55,7 @@ class Choice:
             "device": self.device,
             "engine": self.engine,
             "passed_over": dict(self.passed_over),
+            "measured_tokens_per_s": {name: asdict(one) for name, one in self.measured.items()},
         }
 
 
@@ -76,8 +84,9 @@ async def open_proved(
 ) -> Proved:
     """The engine for what `source` names, loaded and proved, its adapters too.
 
-    `auto` goes on to the next engine where one is not installed, cannot take this model or
-    fails its proof; torch is the last, and goes on to finer weights where its fastest fail.
+    `auto` takes the engine that a short comparison finds the fastest with this model, and goes on
+    to the next where one is not installed, cannot take this model or fails its proof; torch goes
+    on to finer weights where its fastest fail.
     Raises FineryError when none is left, InputError for names that are not known.
     """
     from finery.chat.render import load_renderer
@@ -87,31 +96,67 @@ async def open_proved(
     renderer = await asyncio.to_thread(load_renderer, located.renderer)  # golden ids first
     check_stop_ids(renderer, located.renderer)
     reference = await asyncio.to_thread(reference_of, located, renderer)
-    passed_over: dict[str, str] = {}
-    while attempts:
-        attempt, *attempts = attempts
-        opened = None
-        try:
-            opened = await asyncio.to_thread(_open, attempt, located, at_once, adapters or {})
-            proof = await prove(opened, reference)
-            for adapter, folder in (adapters or {}).items():
-                await prove_adapter(opened, located, adapter, folder)
-        except FineryError as error:
-            if opened is not None:
-                await opened.close()
-            attempts = [other for other in attempts if _is_worth_it(other, attempt, opened, error)]
-            if not attempts:
-                raise
-            label = attempt.engine
-            if opened is not None and attempts[0].engine == attempt.engine:
-                label = f"{attempt.engine} in {opened.precision}"
-            passed_over[label] = first_line(error)
-            log.info("engine %s is passed over: %s", label, error)
-            continue
-        choice = Choice(engine, attempt.device, attempt.engine, passed_over)
-        log.info("%s; %s", choice, proof)
-        return Proved(opened, renderer, located, proof, choice)
-    raise AssertionError("the last attempt is chosen or raises")
+    given = adapters or {}
+    contest = await _contest(attempts, located, reference, at_once, given)
+    attempts.sort(key=lambda attempt: contest.rank(attempt.engine))
+    passed_over = dict(contest.failed)
+    try:
+        while attempts:
+            attempt, *attempts = attempts
+            opened = contest.opened.pop(attempt.engine, None)
+            try:
+                opened = opened or await asyncio.to_thread(_open, attempt, located, at_once, given)
+                proof = await prove(opened, reference)
+                for adapter, folder in given.items():
+                    await prove_adapter(opened, located, adapter, folder)
+            except FineryError as error:
+                if opened is not None:
+                    await opened.close()
+                attempts = [one for one in attempts if _is_worth_it(one, attempt, opened, error)]
+                if not attempts:
+                    raise
+                label = attempt.engine
+                if opened is not None and attempts[0].engine == attempt.engine:
+                    label = f"{attempt.engine} in {opened.precision}"
+                passed_over[label] = first_line(error)
+                log.info("engine %s is passed over: %s", label, error)
+                continue
+            choice = Choice(engine, attempt.device, attempt.engine, passed_over, contest.found)
+            log.info("%s; %s", choice, proof)
+            return Proved(opened, renderer, located, proof, choice)
+        raise AssertionError("the last attempt is chosen or raises")
+    finally:
+        await contest.close()
+
+
+async def _contest(
+    attempts: Sequence[_Attempt],
+    located: Located,
+    reference: Reference,
+    at_once: int,
+    adapters: Mapping[str, Path],
+) -> Contest:
+    """The speeds of the engines that may be meant by `auto` here, where there are several.
+
+    On a CPU and with a small model alone: elsewhere it would hold up a start for minutes.
+    """
+    meant = [one for one in attempts if one.precision == "auto"]
+    if len(meant) < 2 or meant[0].device != "cpu" or not probing.is_small(located.model):
+        return Contest()
+    environments: dict[str, Environment | None] = {}
+    for attempt in meant:
+        with contextlib.suppress(FineryError):  # who tries it says why it cannot
+            environments[attempt.engine] = _environment(attempt, adapters)
+    if len(environments) < 2:
+        return Contest()
+    streams = min(8, at_once)
+    path = await asyncio.to_thread(probing.place_of, located, environments, streams)
+    openers = {
+        one.engine: functools.partial(_open, one, located, at_once, adapters)
+        for one in meant
+        if one.engine in environments
+    }
+    return await probing.contest(openers, path, reference.prompts, streams)
 
 
 async def prove_adapter(engine: Engine, located: Located, name: str, folder: Path) -> Proof:
@@ -184,37 +229,34 @@ def _is_worth_it(
 def _open(
     attempt: _Attempt, located: Located, at_once: int, adapters: Mapping[str, Path]
 ) -> Engine:
-    name, device = attempt.engine, attempt.device
-    if name == "torch":
+    environment = _environment(attempt, adapters)
+    if environment is None:
         from finery.inference.engines.torch_engine import open_torch_engine
 
         return open_torch_engine(
             located,
-            device=device,
+            device=attempt.device,
             precision=attempt.precision,
             at_once=at_once,
             adapters=adapters,
         )
-    environment = _environment(name)
-    if name == "openvino":
+    if attempt.engine == "openvino":
         from finery.inference.engines.openvino_engine import open_openvino_engine
 
-        if adapters:
-            raise FineryError(
-                "The openvino engine serves no adapters beside its model: with several under way "
-                "OpenVINO GenAI applies the last one to all. Deploy each as a model of its own, "
-                "or use --engine torch."
-            )
-        if device != "cpu":
-            raise FineryError(f"The openvino engine runs on the CPU here, not on {device}.")
         return open_openvino_engine(located, environment, at_once=at_once)
     from finery.inference.engines.vllm_engine import open_vllm_engine
 
     return open_vllm_engine(located, environment, at_once=at_once, adapters=adapters)
 
 
-def _environment(name: str) -> Environment:
-    """The environment of an engine, of the versions this finery was proved with."""
+def _environment(attempt: _Attempt, adapters: Mapping[str, Path]) -> Environment | None:
+    """Where the engine is installed, of the versions this finery was proved with; None: in ours.
+
+    Raises FineryError for one that is not, or that cannot do what is asked of it.
+    """
+    name = attempt.engine
+    if name == "torch":
+        return None
     found = installed(name)
     if found is None:
         raise FineryError(f"It is not installed: `finery engines install {name}`.")
@@ -223,4 +265,12 @@ def _environment(name: str) -> Environment:
             f"It was installed by another finery, with other versions: "
             f"`finery engines install {name}` brings those of this one."
         )
+    if name == "openvino" and adapters:
+        raise FineryError(
+            "The openvino engine serves no adapters beside its model: with several under way "
+            "OpenVINO GenAI applies the last one to all. Deploy each as a model of its own, "
+            "or use --engine torch."
+        )
+    if name == "openvino" and attempt.device != "cpu":
+        raise FineryError(f"The openvino engine runs on the CPU here, not on {attempt.device}.")
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -39,6 +40,7 @@ class StubSettings:
     context: int = 4096
     seed: int = 0  # of which answers fail
     renderer: str = ""  # a model folder whose tokenizer and template it has; else its own
+    note: str = ""  # a file: a line with the prompt of every answer whose first token was taken
 
 
 def stub_settings(source: str) -> StubSettings:
@@ -103,6 +105,8 @@ class StubEngine:
                 yield Token(token)
             else:
                 yield Token(token, 0.0, ((token, 0.0),) * min(1, wanted.logprobs))
+            if number == 0 and self.settings.note:
+                self._note(wanted.prompt)
 
     async def add_adapter(self, name: str, folder: Path) -> None:
         """Answers of this adapter begin with its name."""
@@ -118,6 +122,12 @@ class StubEngine:
 
     async def close(self) -> None:
         """Nothing was started."""
+
+    def _note(self, prompt: tuple[int, ...]) -> None:
+        """In one write, which replicas that share the file do not tear apart."""
+        line = json.dumps(self._tokenizer.decode(list(prompt))) + "\n"
+        with Path(self.settings.note).open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]

@@ -45,7 +45,7 @@ class TorchEngine:
         for name, folder in adapters.items():
             self._load(name, folder)  # before the thread begins: a bad one leaves none
         self._schemas = schemas
-        self._thread = ModelThread(formed.runner, at_once)
+        self._thread = ModelThread(formed.runner, at_once, formed.threads)
 
     @property
     def adapters(self) -> dict[str, int]:
@@ -60,9 +60,13 @@ class TorchEngine:
         if reason := self.health():
             raise EngineLostError(f"The torch engine takes no adapter: {reason}.")
         replaced = self._loaded.get(name)
-        await asyncio.to_thread(self._load, name, folder)
+        await asyncio.to_thread(self._load_aside, name, folder)
         if replaced is not None:
             self._forget(replaced)
+
+    def _load_aside(self, name: str, folder: Path) -> None:
+        self._load(name, folder)
+        give_back_threads()
 
     def _load(self, name: str, folder: Path) -> None:
         if self._adapters is None:

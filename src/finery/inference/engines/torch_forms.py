@@ -10,6 +10,7 @@ reference within its precision; else the next one is taken and the reason is kep
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from finery.inference.engines.torch_packed import PackedRunner
 from finery.inference.engines.torch_plain import PlainRunner
 from finery.inference.engines.torch_precision import block_weights, candidates, measure, watched
 from finery.inference.engines.torch_rows import Row, Runner, Span
+from finery.inference.engines.torch_threads import thread_counts
 from finery.inference.engines.torch_weights import PRECISIONS
 
 UNBOUNDED = 4096  # context of a model that names none
@@ -42,6 +44,11 @@ TEXT = (
     "and the children came in to buy warm bread before they went to school."
 )
 _LENGTHS = (9, 24, 17)  # of these rows
+UNBATCHED = (
+    "none: answers under way take their tokens one after the other, so that several together are "
+    "no faster than one; adapters are not taken. The openvino and vllm engines may do both."
+)
+log = logging.getLogger("finery.replica")
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Formed:
     adapters: Adapters | None  # None where the form takes none
     precision: str
     info: dict[str, Any]
+    threads: tuple[int, ...] = ()  # numbers of threads that give the same logits, bit for bit
 
 
 def form(
@@ -87,25 +95,31 @@ def form(
                 info[name] = "not of the Llama kind"
                 continue
             try:
-                made = _packed(model, make(model, chosen, peaks), chosen, at_once, reuse)
-                reason = _differs(reference, _read(made.runner, rows()), close)
+                made, slots = _packed(model, make(model, chosen, peaks), chosen, at_once)
+                first = _read(made.runner, rows())
+                reason = _differs(reference, first, close)
             except FineryError:  # what was asked for is not to be had here
                 raise
             except Exception as error:  # whatever it is, the next form is there and it is told
                 reason = f"{type(error).__name__}: {first_line(error)}"
             else:
                 if not reason:
-                    return Formed(made.runner, made.adapters, chosen, {**info, "form": name})
+                    threads = _threads(made.runner, rows, first)
+                    slots.reuse = reuse
+                    info |= {"form": name, "threads": threads}
+                    return Formed(made.runner, made.adapters, chosen, info, threads)
             info[name] = f"{chosen}: {reason}"
             model = load(stored)  # `interface` changes it in place
     kept = "float32" if model.device.type == "cpu" else stored
     model = model if kept == stored else load(kept)
     runner = PlainRunner(model, context_length(model) or UNBOUNDED)
-    return Formed(runner, None, kept, {**info, "form": "plain"})
+    info |= {"form": "plain", "batching": UNBATCHED}
+    log.warning("the torch engine runs this model in transformers' plain form: %s", info)
+    return Formed(runner, None, kept, info)
 
 
-def _packed(model: Any, decoder: Any, precision: str, at_once: int, reuse: bool) -> Formed:
-    """Slots, adapters and the runner around a decoder of the model."""
+def _packed(model: Any, decoder: Any, precision: str, at_once: int) -> tuple[Formed, Slots]:
+    """Slots, which reuse nothing yet, adapters and the runner around a decoder of the model."""
     config = model.config.get_text_config()
     device = model.device
     dtype = torch.float32 if precision == "float32" else torch.bfloat16  # half the memory
@@ -115,10 +129,29 @@ def _packed(model: Any, decoder: Any, precision: str, at_once: int, reuse: bool)
     if device.type != "cpu":
         budget //= count  # a GPU's memory is taken at once, not page by page
     context = min(_positions(model), budget)
-    slots = Slots(shape, count, budget if device.type == "cpu" else budget * count, reuse=reuse)
+    slots = Slots(shape, count, budget if device.type == "cpu" else budget * count, reuse=False)
     adapters = Adapters(decoder.projections, device)
     runner = PackedRunner(decoder, slots, adapters, context, config.vocab_size)
-    return Formed(runner, adapters, precision, {})
+    return Formed(runner, adapters, precision, {}), slots
+
+
+def _threads(runner: Runner, rows: Callable[[], list[Row]], whole: Tensor) -> tuple[int, ...]:
+    """The numbers of threads that compute `whole`, what all together did, to the last bit.
+
+    Among them the loop may choose while it runs, and the same request still gets one answer.
+    """
+    most = torch.get_num_threads()
+    if whole.device.type != "cpu":
+        return ()
+    alike = [most]
+    try:
+        for count in thread_counts(most)[:-1]:
+            torch.set_num_threads(count)
+            if torch.equal(_read(runner, rows()), whole):
+                alike.append(count)
+    finally:
+        torch.set_num_threads(most)
+    return tuple(sorted(alike))
 
 
 def _positions(model: Any) -> int:

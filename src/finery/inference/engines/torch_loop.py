@@ -21,6 +21,7 @@ from finery.errors import first_line
 from finery.inference.engine import EngineLostError
 from finery.inference.engines.torch_rows import Item, Row, Runner, Span
 from finery.inference.engines.torch_sampling import choose, penalty_counts
+from finery.inference.engines.torch_threads import Pace, use_threads
 
 PIECE = 512  # most prompt tokens in one step while nobody else waits for it
 SHARED_PIECE = 128  # and while others are answering
@@ -32,10 +33,14 @@ CLOSE_SECONDS = 30.0  # how long closing waits for the step in progress
 
 
 class ModelThread:
-    """Runs `runner` for the rows that are put in; at most `at_once` of them at a time."""
+    """Runs `runner` for the rows that are put in; at most `at_once` of them at a time.
 
-    def __init__(self, runner: Runner, at_once: int) -> None:
+    `counts` are the numbers of threads that a decoding step may take; without any it takes torch's.
+    """
+
+    def __init__(self, runner: Runner, at_once: int, counts: Sequence[int] = ()) -> None:
         self.runner = runner
+        self._pace = Pace(counts) if len(counts) > 1 else None
         self.at_once = at_once
         self.running: list[Row] = []
         self.waiting: list[Row] = []
@@ -160,10 +165,16 @@ class ModelThread:
     def _step(self) -> None:
         spans = plan(self.running, self._piece if self.runner.pieces else None)
         rows = [span.row for span in spans if span.last]  # asked before `known` moves on
-        began = time.monotonic()
+        reading = any(span.count > 1 for span in spans)
+        if self._pace is not None:
+            use_threads(self._pace.most if reading else self._pace.threads(len(spans)))
+        began = time.perf_counter()
         logits = self.runner.forward(spans)
-        if any(span.count > 1 for span in spans):
-            self._piece = paced(self._piece, time.monotonic() - began)
+        took = time.perf_counter() - began
+        if reading:
+            self._piece = paced(self._piece, took)
+        elif self._pace is not None:
+            self._pace.took(took)
         self._give(rows, logits)
 
     def _give(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
