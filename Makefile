@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.finery-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fmt unit chaos parity postgres bench docs clean
+.PHONY: help setup demo test lint fmt unit chaos parity postgres bench docs browser pictures clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,12 +37,13 @@ fmt: setup ## put the code into its written form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-unit: setup ## the tests alone
+unit: setup browser ## the tests alone
 	$(BIN)/python -m pytest
 
-chaos: setup ## kill training, and the service, at random moments; nothing may be lost
+chaos: setup ## kill training, the service and replicas at random moments; nothing may be lost
 	$(BIN)/python -m tests.chaos.kill --kills 20 --modes single,ddp,zero2
 	$(BIN)/python -m tests.chaos.pipelines --kills 200
+	$(BIN)/python -m tests.chaos.endpoints
 
 parity: setup ## the long comparisons with transformers, PEFT and TRL
 	$(BIN)/python -m pytest -m full -s tests/engine
@@ -56,6 +57,12 @@ bench: setup ## training speed beside TRL on this machine (benchmarks/README.md)
 docs: setup ## rewrite the reference pages from the code
 	$(BIN)/python -m finery.recipe.reference
 	$(BIN)/python -m finery.cli.reference
+
+browser: setup ## find a Chromium for the tests in a browser, or install one where that is allowed
+	$(BIN)/python -m tests.browser.chromium
+
+pictures: browser ## take the pictures of the studio anew (docs/images), from real runs
+	$(BIN)/python -m tests.browser.pictures
 
 clean: ## remove the environment, caches and build folders
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -42,6 +42,8 @@ LOADED_BY_OTHERS = {"ninja", "psycopg", "uvloop", "httptools", "django_js_lib_ht
 # Imported by scripts that run in the environment of an engine, not in finery's.
 OF_ENGINES = {"openvino", "openvino_genai", "optimum"}
 
+OF_FINERY_ITSELF = {"--help", "--version", "--install-completion", "--show-completion"}
+
 EACH_PAGE = pytest.mark.parametrize(
     "page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix()
 )
@@ -67,6 +69,8 @@ def typed(page: Path) -> list[list[str]]:
 
 def unknown_words(words: list[str]) -> list[str]:
     """What a command line names that the command line does not know."""
+    if words[1:] and words[1].startswith("--"):
+        return [word for word in words[1:] if word not in OF_FINERY_ITSELF]
     name = next((n for n in (3, 2) if " ".join(words[:n]) in COMMANDS), 0)
     function = COMMANDS.get(" ".join(words[:name]))
     if function is None:
@@ -107,7 +111,8 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         target = (page.parent / name).resolve() if name else page
         if "://" in link:
             continue
-        titles = re.findall(r"^#+ (.+)$", target.read_text(), re.M) if target.is_file() else []
+        is_page = target.suffix == ".md" and target.is_file()
+        titles = re.findall(r"^#+ (.+)$", target.read_text(), re.M) if is_page else []
         anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
         if not target.exists() or (heading and heading not in anchors):
             dead.append(link)

@@ -7,6 +7,7 @@ and the file's own number tell whether a reader can go on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finery.components.handover import TRAINING
+from finery.components.handover import FACTS, TRAINING
 from finery.files import read_json
 from finery.jobs import service
 from finery.jobs.job import Job
@@ -30,7 +31,10 @@ PLAN = "plan.json"
 _TAIL = 16 * 1024  # bytes at the end of metrics.jsonl that tell the pace
 _NO_CURVE = frozenset({"step", "time", "epoch"})
 LESS_IS_BETTER = ("loss", "perplexity", "error")
-MORE_IS_BETTER = ("accuracy", "bleu", "rouge", "passed", "f1", "tokens_per_s", "score")
+MORE_IS_BETTER = (
+    *("accuracy", "bleu", "rouge", "passed", "f1", "score"),
+    *("tokens_per_s", "share_of_ceiling"),
+)
 
 Points = list[tuple[float, float]]  # step and value, in the order in which they came
 
@@ -96,13 +100,13 @@ def training_folder(workspace: Workspace, job: Job) -> Path | None:
 
 def progress(folder: Path) -> Progress | None:
     """The last step that was written down and the time left at the pace of the last ones."""
-    path = folder / METRICS
-    if not path.is_file() or not (folder / PLAN).is_file():
+    path, plan = folder / METRICS, _plan(folder)
+    if not path.is_file() or not plan:
         return None
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _TAIL))
         rows = [row for row in _parsed(file.read()) if "loss" in row]
-    total = read_json(folder / PLAN).get("total_steps")
+    total = plan.get("total_steps")
     if not rows or not isinstance(total, int):
         return None
     first, last = rows[0], rows[-1]
@@ -110,6 +114,13 @@ def progress(folder: Path) -> Progress | None:
     pace = (last.get("time", 0) - first.get("time", 0)) / steps if steps > 0 else None
     left = pace * (total - last["step"]) if pace is not None else None
     return Progress(int(last["step"]), total, left)
+
+
+def _plan(folder: Path) -> Mapping[str, Any]:
+    """What was planned: in a file of its own, or among the facts of a job's step."""
+    if (folder / PLAN).is_file():
+        return read_json(folder / PLAN)
+    return read_json(folder / FACTS).get("plan") or {} if (folder / FACTS).is_file() else {}
 
 
 def sampled(points: Points, most: int = MOST_POINTS) -> Points:
@@ -164,15 +175,20 @@ def _whole(path: Path, inode: int, size: int, _changed: int) -> tuple[int, Mappi
 
 def _parsed(data: bytes) -> list[dict[str, Any]]:
     """The whole lines in a piece of a file that are objects with a step."""
-    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
+    try:
+        rows = json.loads(b"[" + b",".join(lines) + b"]")  # at once: in a third of the time
+    except ValueError:
+        rows = _parsed_one_by_one(lines)
+    return [row for row in rows if isinstance(row, dict) and _is_figure(row.get("step"))]
+
+
+def _parsed_one_by_one(lines: Iterable[bytes]) -> list[Any]:
+    """Every line that is JSON: the first one of a piece of a file may have lost its beginning."""
     rows = []
     for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # the first line of a piece may have lost its beginning
-            continue
-        if isinstance(row, dict) and _is_figure(row.get("step")):
-            rows.append(row)
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
     return rows
 
 

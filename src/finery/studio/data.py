@@ -15,7 +15,7 @@ from finery.files import files_below
 from finery.studio import layout, looks
 from finery.studio.layout import workspace_of
 from finery.studio.models import check_registry, folder_of
-from finery.workspace import assets
+from finery.workspace import assets, references
 from finery.workspace.asset import Asset
 from finery.workspace.errors import NotFoundError
 from finery.workspace.place import Workspace
@@ -68,6 +68,7 @@ def page(
         versions=assets.versions(workspace, "data", registry, name, limit=100),
         fault=fault,
         page_rows=looks.ROWS,
+        reference=references.asset_uri(asset),
         **values,
     )
 

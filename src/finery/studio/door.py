@@ -10,8 +10,17 @@ from fastapi import APIRouter
 
 from finery.studio import (
     assets,
+    chat,
+    chat_rows,
     compare,
     data,
+    endpoints,
+    endpoints_ask,
+    endpoints_changes,
+    endpoints_deploy,
+    endpoints_figures,
+    endpoints_logs,
+    fine_tune,
     front,
     jobs,
     logs,
@@ -32,6 +41,8 @@ async def _checked(_app: object) -> AsyncIterator[None]:
 router = APIRouter(route_class=StudioRoute, lifespan=_checked)
 
 GET, POST = ["GET", "HEAD"], ["POST"]
+ENDPOINT = "/endpoints/{name}"
+DEPLOYMENT = ENDPOINT + "/deployments/{deployment}"
 PAGES: tuple[tuple[list[str], str, Callable[..., Any]], ...] = (
     (GET, "/static/{version}/{name}", front.static),
     (POST, "/sign-in", front.sign_in),
@@ -39,7 +50,8 @@ PAGES: tuple[tuple[list[str], str, Callable[..., Any]], ...] = (
     (POST, "/theme", front.theme),
     (GET, "/", front.home),
     (GET, "/now", front.now),
-    (GET, "/fine-tune", front.fine_tune),
+    (GET, "/fine-tune", fine_tune.show),
+    (POST, "/fine-tune", fine_tune.send),
     (GET, "/jobs", jobs.listing),
     (GET, "/jobs/{name}", run.overview),
     (GET, "/jobs/{name}/state", run.state),
@@ -59,6 +71,28 @@ PAGES: tuple[tuple[list[str], str, Callable[..., Any]], ...] = (
     (GET, "/data", data.listing),
     (GET, "/data/{name}", data.page),
     (GET, "/data/{name}/look", data.look),
+    (GET, "/endpoints", endpoints.listing),
+    (GET, ENDPOINT, endpoints.overview),
+    (GET, ENDPOINT + "/state", endpoints.state),
+    (GET, ENDPOINT + "/traffic", endpoints.traffic),
+    (POST, ENDPOINT + "/traffic", endpoints_changes.set_traffic),
+    (POST, ENDPOINT + "/canary", endpoints_changes.begin_canary),
+    (POST, ENDPOINT + "/canary/abort", endpoints_changes.abort_canary),
+    (GET, ENDPOINT + "/keys", endpoints_changes.hide_keys),
+    (POST, ENDPOINT + "/keys", endpoints_changes.show_keys),
+    (POST, ENDPOINT + "/keys/rotate", endpoints_changes.rotate_key),
+    (POST, ENDPOINT + "/ask", endpoints_ask.ask),
+    (POST, ENDPOINT + "/delete", endpoints_changes.delete),
+    (POST, DEPLOYMENT + "/delete", endpoints_changes.delete_deployment),
+    (GET, DEPLOYMENT + "/figures", endpoints_figures.figures),
+    (GET, DEPLOYMENT + "/log", endpoints_logs.page),
+    (GET, DEPLOYMENT + "/log/follow", endpoints_logs.follow),
+    (GET, DEPLOYMENT + "/log/download", endpoints_logs.download),
+    (GET, "/deploy", endpoints_deploy.form),
+    (POST, "/deploy", endpoints_deploy.deploy),
+    (GET, "/chat", chat.conversation),
+    (POST, "/chat/answer", chat.answer),
+    (POST, "/chat/save", chat_rows.save),
     (["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], "/{rest:path}", front.nowhere),
 )
 for _methods, _path, _page in PAGES:

@@ -63,6 +63,16 @@ def size(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
+def amount(value: float) -> str:
+    """How many, in three digits: `135 M`, `3.8 B`."""
+    for most, scale, unit in ((1e6, 1e3, "k"), (1e9, 1e6, "M"), (math.inf, 1e9, "B")):
+        if value < 1000:
+            break
+        if value < most:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f}"
+
+
 def number(value: Any) -> str:
     """A figure with four digits that count, or thousands apart; a dash for none."""
     if value is None:

@@ -114,11 +114,6 @@ def _now(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def fine_tune(request: Request) -> Response:
-    """How to begin a fine-tuning."""
-    return page(request, "fine_tune.html", title="Fine-tune a model", active="")
-
-
 def nowhere(request: Request, rest: str) -> Response:
     """Every other address."""
     raise NotFoundError(f"The studio has no page at /studio/{rest}. Begin at Home.")

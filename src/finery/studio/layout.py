@@ -31,6 +31,8 @@ PLACES = (
     ("compare", "Compare", "compare"),
     ("models", "Models", "models"),
     ("data", "Data", "data"),
+    ("endpoints", "Endpoints", "endpoints"),
+    ("chat", "Chat", "chat"),
 )
 
 
@@ -45,7 +47,8 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in ("duration", "between", "ago", "iso", "size", "number", "percent", "colour"):
+    shown = ("duration", "between", "ago", "iso", "size", "number", "amount", "percent", "colour")
+    for name in shown:
         made.filters[name] = getattr(formats, name)
     made.filters |= {"segment": formats.segment, "state": formats.state}
     made.globals |= {

@@ -8,9 +8,10 @@ a new service) goes on where its last event ended, by the `Last-Event-ID` of ser
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ SHOWN = 64 * 1024  # bytes of a log on a page
 PIECE = 64 * 1024  # bytes of one event
 MOST_FOUND, LONGEST_LINE = 200, 2000
 PAUSE, BEAT, LONGEST_STREAM = 0.5, 15.0, 600.0  # seconds
+# From a place: the text after it, where that ends, whether nothing more will come.
+News = Callable[[int], tuple[str, int, bool]]
 
 
 def page(request: Request, name: str, file: str = "", before: str = "") -> Response:
@@ -41,7 +44,7 @@ def page(request: Request, name: str, file: str = "", before: str = "") -> Respo
     values: dict[str, Any] = {"text": "", "start": 0, "end": 0, "size": 0}
     if chosen:
         path = _path(workspace, name, chosen)
-        values = _piece(path, _place(before, "before", path.stat().st_size))
+        values = piece(path, place_of(before, "before", path.stat().st_size))
     return layout.page(
         request,
         "run_log.html",
@@ -70,7 +73,8 @@ def _path(workspace: Workspace, name: str, file: str) -> Path:
     return service.log_file(workspace, name, file).path
 
 
-def _place(text: str, where: str, default: int) -> int:
+def place_of(text: str, where: str, default: int) -> int:
+    """A place in a log, in bytes, as an address has it."""
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 19):
@@ -78,7 +82,7 @@ def _place(text: str, where: str, default: int) -> int:
     return int(text)
 
 
-def _piece(path: Path, end: int) -> dict[str, Any]:
+def piece(path: Path, end: int) -> dict[str, Any]:
     """Whole lines before `end`, and where they lie."""
     size = path.stat().st_size
     end = min(end, size)
@@ -97,21 +101,22 @@ def follow(request: Request, name: str, file: str, at: str = "") -> Response:
     """A log as it grows, from a place in it; it ends when the job has ended and all is said."""
     workspace = workspace_of(request)
     _path(workspace, name, file)
-    place = _place(request.headers.get("last-event-id") or at, "at", 0)
-    return StreamingResponse(
-        _events(request, workspace, name, file, place),
-        media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no"},
-    )
+    return followed(request, functools.partial(_news, workspace, name, file), at)
 
 
-async def _events(
-    request: Request, workspace: Workspace, name: str, file: str, place: int
-) -> AsyncIterator[str]:
+def followed(request: Request, news: News, at: str) -> Response:
+    """Events of what `news` tells after a place, from the reader's own place on."""
+    place = place_of(request.headers.get("last-event-id") or at, "at", 0)
+    events = _events(request, news, place)
+    headers = {"X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+async def _events(request: Request, news: News, place: int) -> AsyncIterator[str]:
     began = spoke = time.monotonic()
     yield "retry: 1000\n\n"
     while time.monotonic() - began < LONGEST_STREAM and not await _is_over(request):
-        text, new, has_ended = await asyncio.to_thread(_news, workspace, name, file, place)
+        text, new, has_ended = await asyncio.to_thread(news, place)
         if text:
             yield f"id: {new}\nevent: text\ndata: {json.dumps(text)}\n\n"
             place, spoke = new, time.monotonic()
@@ -138,6 +143,11 @@ def _news(workspace: Workspace, name: str, file: str, place: int) -> tuple[str, 
         path = _path(workspace, name, file)
     except NotFoundError:  # deleted meanwhile
         return "", place, True
+    return after(path, place, has_ended)
+
+
+def after(path: Path, place: int, has_ended: bool) -> tuple[str, int, bool]:
+    """Text of a log after a place, where it ends, and whether nothing more will come."""
     with path.open("rb") as log:
         log.seek(place)
         data = log.read(PIECE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def page(request: Request, name: str, version: str = "", registry: str = "") -> 
         lineage=lineage_of(model),
         link_of=results.link_of,
         words=_words(model),
+        reference=references.asset_uri(model),
     )
 
 
@@ -109,7 +111,7 @@ def _result(workspace: Workspace, model: Asset) -> results.Result | None:
     except NotFoundError:
         return None
     steps = service.find(workspace, parent=job, archived="all")[0]
-    return results.of_job(workspace, made_by, steps or [made_by])
+    return replace(results.of_job(workspace, made_by, steps or [made_by]), models=())
 
 
 def lineage_of(model: Asset) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from finery.errors import FineryError, InputError
+from finery.studio import fine_tune_upload as uploads
 from finery.studio import layout, security
 from finery.workspace import errors
 
@@ -23,6 +24,7 @@ log = logging.getLogger("finery.studio")
 Answer = Callable[[Request], Coroutine[Any, Any, Response]]
 
 STATIC, SIGN_IN = "/studio/static/", "/studio/sign-in"
+FINE_TUNE = "/studio/fine-tune"  # whose form may bring files
 _LEAST_PACKED = 860  # bytes; less gains nothing
 
 # The first class that fits decides.
@@ -69,7 +71,10 @@ async def _admit(request: Request) -> None:
     if path != SIGN_IN:
         request.state.session = security.session_of(request, workspace)
         request.state.caller = request.state.session.user
-    if is_change:
+    if is_change and path == FINE_TUNE and uploads.is_form_with_files(request):
+        received = await uploads.receive(request, workspace)  # it checks the token itself
+        request.state.form, request.state.upload_faults = received.fields, received.faults
+    elif is_change:
         request.state.form = await security.form_of(request)
         if path != SIGN_IN:  # whoever signs in has no page of a session yet
             security.check_token(request, workspace, request.state.form)

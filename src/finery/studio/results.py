@@ -163,10 +163,7 @@ def figures_of(evaluation: Mapping[str, Any]) -> list[Figure]:
 def registered(workspace: Workspace, job: str) -> list[dict[str, str]]:
     """The versions of models that a job registered."""
     return [
-        {"name": name.name, "version": version.version}
-        for name in assets.names(workspace, "model", "")
-        for version in assets.versions(workspace, "model", "", name.name, limit=20)
-        if version.spec.get("jobName") == job
+        {"name": one.name, "version": one.version} for one in assets.of_job(workspace, "model", job)
     ]
 
 

@@ -14,17 +14,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from finery.jobs import service
-from finery.jobs.job import COMPLETED, FAILED, Job
+from finery.jobs.job import CANCELED, COMPLETED, FAILED, Job
 from finery.jobs.lineage import lineage
 from finery.jobs.registration import register_model
 from finery.jobs.spec import StepOutput
 from finery.studio import curves, graph, results
+from finery.studio.fine_tune_job import is_fine_tuning
 from finery.studio.formats import between, segment
 from finery.studio.formats import state as kind_of
 from finery.studio.layout import form_of, fragment, go, page, render, workspace_of
 from finery.workspace.asset import MODEL_TYPES
 from finery.workspace.errors import ConflictError
 from finery.workspace.place import Workspace
+
+TRAINING_STEP = "finery:chat_completion_finetune"
 
 
 def overview(request: Request, name: str) -> Response:
@@ -61,8 +64,18 @@ def _state(workspace: Workspace, job: Job) -> dict[str, Any]:
         "drawing": _drawing(steps) if len(steps) > 1 else None,
         "progress": curves.progress(folder) if folder and not job.is_terminal else None,
         "words": next_words(job),
+        "can_clone": is_fine_tuning(job),
+        "loses_training": _loses_training(job, steps),
         "still": False,
     }
+
+
+def _loses_training(job: Job, steps: Sequence[Job]) -> bool:
+    """Whether a new job in its place would train anew what this one has trained in part."""
+    return job.status in (FAILED, CANCELED) and any(
+        step.step.entry == TRAINING_STEP and step.status != COMPLETED and step.attempts
+        for step in steps
+    )
 
 
 def _steps(workspace: Workspace, job: Job) -> list[Job]:

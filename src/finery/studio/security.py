@@ -26,6 +26,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 FORM = "finery-form"  # the audience of the token in our forms
 TOKEN_FIELD, TOKEN_HEADER = "token", "x-finery-token"
 LARGEST_FORM = 64 * 1024
+CHAT, LARGEST_CONVERSATION = "/studio/chat/", 256 * 1024  # its forms hold conversations
 
 POLICY = "; ".join(
     (
@@ -121,11 +122,12 @@ async def form_of(request: Request) -> dict[str, str]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/x-www-form-urlencoded", ""):
         raise InputError([Fault("body", repr(kind), "the fields of a form")])
+    most = LARGEST_CONVERSATION if request.url.path.startswith(CHAT) else LARGEST_FORM
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > LARGEST_FORM:
-            raise InputError([Fault("body", "a form too large", f"at most {LARGEST_FORM} bytes")])
+        if len(body) > most:
+            raise InputError([Fault("body", "a form too large", f"at most {most} bytes")])
     return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
 
 

@@ -144,6 +144,52 @@ def with_content(workspace: Workspace, kind: str, registry: str, content_hash: s
     return [asset_of(row, False) for row in rows]
 
 
+def newest(workspace: Workspace, kind: str, registry: str) -> list[Asset]:
+    """The version of every name that was created last, archived ones left out, by name.
+
+    What `latest` says of each name, in three statements whatever their number.
+    """
+    c, said = assets.c, asset_names.c
+    order = {"partition_by": c.name, "order_by": (c.created_at.desc(), c.seq.desc())}
+    ranked = (
+        sa.select(c.seq, sa.func.row_number().over(**order).label("place"))
+        .where(c.kind == kind, c.registry == registry)
+        .where(c.is_anonymous.is_(False), c.is_archived.is_(False))
+        .subquery()
+    )
+    last = select().where(c.seq.in_(sa.select(ranked.c.seq).where(ranked.c.place == 1)))
+    hidden = sa.select(said.name).where(said.kind == kind, said.registry == registry)
+    ours = sa.select(c.name, c.version).where(c.kind == kind, c.registry == registry)
+    shipped = shipped_with(kind, registry)
+    with workspace.store.read() as connection:
+        archived = set(connection.execute(hidden.where(said.is_archived)).scalars())
+        stored = [asset_of(row, False) for row in connection.execute(last)]
+        mine = {tuple(row) for row in connection.execute(ours)} if shipped else set()
+    rest = [asset for asset in shipped if (asset.name, asset.version) not in mine]
+    found: dict[str, Asset] = {}
+    for asset in sorted([*rest, *stored], key=lambda one: one.created_at):  # stable
+        if asset.name not in archived:
+            found[asset.name] = asset
+    return [found[name] for name in sorted(found)]
+
+
+def of_job(workspace: Workspace, kind: str, job: str) -> list[Asset]:
+    """The versions in the workspace that a job registered, newest first."""
+    c, said = assets.c, asset_names.c
+    query = select().where(
+        c.kind == kind,
+        c.registry == "",
+        c.is_archived.is_(False),
+        c.spec["jobName"].as_string() == job,
+        c.name.not_in(
+            sa.select(said.name).where(said.kind == kind, said.registry == "", said.is_archived)
+        ),
+    )
+    with workspace.store.read() as connection:
+        rows = connection.execute(query.order_by(c.created_at.desc(), c.seq.desc())).all()
+    return [asset_of(row, False) for row in rows]
+
+
 def names(
     workspace: Workspace, kind: str, registry: str, *, archived: Archived = "active"
 ) -> list[AssetName]:

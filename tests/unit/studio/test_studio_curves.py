@@ -213,3 +213,15 @@ def test_a_run_has_one_colour_on_every_page(browser: TestClient, workspace: Work
     assert swatch in browser.get("/studio/jobs/run-a").text
     assert swatch in browser.get("/studio/compare?run=run-a&run=run-b").text
     assert len({colour(f"run-{n}") for n in range(200)}) > 40
+
+
+def test_the_steps_of_a_job_are_counted_by_the_plan_among_its_facts(
+    workspace: Workspace,
+) -> None:
+    folder = training_folder(workspace, put_run(workspace, "run", "Running"))
+    write_metrics(folder, metric_rows(20))
+    assert curves.progress(folder) is None
+    (folder / "facts.json").write_text('{"plan": {"total_steps": 50}}')
+    found = curves.progress(folder)
+    assert found is not None
+    assert (found.step, found.total) == (20, 50)

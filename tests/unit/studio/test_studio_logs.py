@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -90,7 +91,8 @@ def test_lines_come_as_they_are_written_and_the_end_after_the_last(
     write_log(workspace, "run", "one\ntw", pipeline=True)
 
     async def read() -> list[str]:
-        stream: AsyncIterator[str] = logs._events(Reader(), workspace, "run", FILE, 0)  # pyright: ignore
+        news = functools.partial(logs._news, workspace, "run", FILE)  # pyright: ignore
+        stream: AsyncIterator[str] = logs._events(Reader(), news, 0)  # pyright: ignore
         got = [await anext(stream), await anext(stream)]
         write_log(workspace, "run", "o\nthree\n", pipeline=True)
         got.append(await anext(stream))
@@ -108,7 +110,8 @@ def test_a_service_that_ends_lets_its_readers_go(workspace: Workspace) -> None:
     write_log(workspace, "run", "one\n", pipeline=True)
 
     async def read() -> list[str]:
-        stream: AsyncIterator[str] = logs._events(Reader(True), workspace, "run", FILE, 0)  # pyright: ignore
+        news = functools.partial(logs._news, workspace, "run", FILE)  # pyright: ignore
+        stream: AsyncIterator[str] = logs._events(Reader(True), news, 0)  # pyright: ignore
         return [piece async for piece in stream]
 
     assert events("".join(asyncio.run(read()))) == []  # no `end`: they come back

@@ -79,7 +79,7 @@ def test_an_empty_workspace_says_how_to_begin(browser: TestClient) -> None:
     assert "No job was submitted yet" in browser.get("/studio/jobs").text
     assert "finery model register" in browser.get("/studio/models").text
     assert "There is no data asset here yet" in browser.get("/studio/data").text
-    assert "finery job create" in browser.get("/studio/fine-tune").text
+    assert "Choose, or upload a file" in browser.get("/studio/fine-tune").text
 
 
 @pytest.mark.parametrize(

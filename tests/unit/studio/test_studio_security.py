@@ -159,7 +159,7 @@ def test_signing_in_leads_to_pages_of_the_studio_alone(
 
 
 CHANGES = tuple(
-    f"/studio{path}".format(name="a-job")
+    f"/studio{path}".format(name="a-job", deployment="blue")
     for methods, path, _ in door.PAGES
     if methods == ["POST"] and path != "/sign-in"
 )

@@ -232,3 +232,34 @@ def test_content_is_found_under_any_name(workspace: Workspace) -> None:
     found = assets.with_content(workspace, "code", "", "same")
     assert [asset.name for asset in found] == ["b", "a"]
     assert assets.with_content(workspace, "code", "azureml", "same") == []
+
+
+def test_the_newest_of_every_name_is_what_latest_says_of_each(
+    workspace: Workspace, make: Callable[..., Asset]
+) -> None:
+    for name, version in (("b", "1"), ("a", "1"), ("a", "2"), ("c", "1"), ("c", "2"), ("d", "1")):
+        make(name, version)
+    make("anonymous", is_anonymous=True)
+    assets.set_archived(workspace, "data", "", "c", True, "2")
+    assets.set_archived(workspace, "data", "", "d", True)
+    found = assets.newest(workspace, "data", "")
+    assert [(one.name, one.version) for one in found] == [("a", "2"), ("b", "1"), ("c", "1")]
+    assert found == [assets.latest(workspace, "data", "", one.name) for one in found]
+
+
+def test_the_newest_of_a_registry_holds_what_it_is_shipped_with(workspace: Workspace) -> None:
+    assets.put(workspace, replace(assets.latest(workspace, "model", "azureml", PHI), version="99"))
+    found = assets.newest(workspace, "model", "azureml")
+    names = [one.name for one in assets.names(workspace, "model", "azureml")]
+    assert found == [assets.latest(workspace, "model", "azureml", name) for name in names]
+    assert next(one for one in found if one.name == PHI).version == "99"
+
+
+def test_a_jobs_own_versions_are_found_by_its_name(
+    workspace: Workspace, make: Callable[..., Asset]
+) -> None:
+    for name, job in (("a", "one"), ("b", "two"), ("c", "one"), ("d", "one")):
+        make(name, spec={"jobName": job})
+    make("e")
+    assets.set_archived(workspace, "data", "", "d", True)
+    assert [one.name for one in assets.of_job(workspace, "data", "one")] == ["c", "a"]

@@ -3,12 +3,13 @@
 const SVG = "http://www.w3.org/2000/svg";
 const H = 230, LEFT = 56, RIGHT = 22, TOP = 10, BOTTOM = 24;
 const PAUSE = 2000, MOST = 1500;
-const FIRST = ["loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s"];
+const FIRST = ["loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_s", "share_of_ceiling", "memory_bytes"];
 const NAMES = {
   loss: "Training loss", eval_loss: "Evaluation loss", learning_rate: "Learning rate",
   grad_norm: "Gradient norm", tokens_per_s: "Tokens per second",
-  share_of_ceiling: "Share of ceiling", memory_bytes: "Memory",
+  share_of_ceiling: "Share of ceiling (%)", memory_bytes: "Peak memory (GB)",
 };
+const UNITS = { share_of_ceiling: [100, " %"], memory_bytes: [1e-9, " GB"] };
 
 export function begin() {
   for (const place of document.querySelectorAll("[data-curves]")) new Board(place).start();
@@ -33,6 +34,12 @@ export function figure(value) {
   const size = Math.abs(value);
   if (size && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
   return size >= 10000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(4)));
+}
+
+// The figure of a metric, with its unit where it has one.
+export function worded(key, value) {
+  const [factor, unit] = UNITS[key] ?? [1, ""];
+  return Number.isFinite(value) ? `${figure(value * factor)}${unit}` : figure(value);
 }
 
 // Exponential smoothing whose beginning is not drawn to zero (Kingma and Ba 2015, section 3).
@@ -65,6 +72,16 @@ export function ticks(low, high, count = 5) {
   return found;
 }
 
+// Marks at whole minutes or hours; the values are seconds since 1970.
+export function times(low, high, count = 5) {
+  const step = [5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400].find((n) => n * count >= high - low) ?? 86400 * Math.ceil((high - low) / count / 86400);
+  const found = [];
+  for (let n = Math.ceil(low / step); n * step <= high; n++) found.push(n * step);
+  return found;
+}
+
+const clock = (seconds, style) => new Date(1000 * seconds).toLocaleTimeString("en-GB", style);
+
 export function powers(low, high) {
   const found = [];
   for (let n = Math.floor(Math.log10(low)); 10 ** n <= high; n++) {
@@ -79,6 +96,7 @@ class Board {
   constructor(place) {
     this.place = place;
     this.isCompare = "compare" in place.dataset;
+    this.kind = { isTime: place.dataset.x === "time", words: place.dataset.words ?? "runs" };
     const hidden = [...place.querySelectorAll("[data-run]")].map((one) => one.dataset.run);
     this.sources = (this.isCompare ? hidden : [place.dataset.curves]).map((address) => ({ address, cursor: "" }));
     this.runs = new Map();
@@ -90,7 +108,7 @@ class Board {
 
   async start() {
     this.tools = this.makeTools();
-    this.legend = html("div", { class: "legend", role: "group", "aria-label": "Runs" });
+    this.legend = html("div", { class: "legend", role: "group", "aria-label": this.kind.words });
     this.holder = html("div", { class: "charts" });
     this.place.append(this.tools, ...(this.isCompare ? [this.legend] : []), this.holder);
     this.tools.hidden = true;
@@ -158,10 +176,10 @@ class Board {
     this.place.querySelector("[data-none]").hidden = keys.size > 0;
     this.tools.hidden = keys.size === 0;
     const rank = (key) => (FIRST.includes(key) ? FIRST.indexOf(key) : FIRST.length);
-    const ordered = [...keys].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+    const ordered = [...keys].sort((a, b) => rank(a) - rank(b) || (this.kind.isTime ? 0 : a.localeCompare(b)));
     for (const key of ordered) {
       if (!this.charts.has(key)) {
-        this.charts.set(key, new Chart(key));
+        this.charts.set(key, new Chart(key, this.kind));
         this.holder.replaceChildren(...ordered.filter((k) => this.charts.has(k)).map((k) => this.charts.get(k).figure));
       }
     }
@@ -198,7 +216,7 @@ class Board {
       for (const row of table.tBodies[0].rows) {
         const value = this.runs.get(row.dataset.name)?.series[key]?.best;
         const kind = values.length > 1 && value === best ? "num best" : "num";
-        row.insertBefore(html("td", { class: kind, "data-key": key }, figure(value)), row.querySelector(".differs"));
+        row.insertBefore(html("td", { class: kind, "data-key": key }, worded(key, value)), row.querySelector(".differs"));
       }
     }
   }
@@ -210,8 +228,10 @@ class Board {
 }
 
 class Chart {
-  constructor(key) {
+  constructor(key, { isTime, words }) {
     this.key = key;
+    this.isTime = isTime;
+    this.words = words;
     this.title = NAMES[key] ?? key;
     this.value = html("span");
     this.readout = html("div", { class: "readout", "aria-live": "polite" });
@@ -234,14 +254,14 @@ class Chart {
     this.isLog = wantsLog && every.some((v) => v > 0);
     const usable = this.isLog ? every.filter((v) => v > 0) : every;
     const xs = this.lines.flatMap((line) => [line.x[0], line.x.at(-1)]);
-    this.x = extent(xs, false);
+    this.x = this.isTime && xs.length && xs.every((x) => x === xs[0]) ? [xs[0] - 30, xs[0] + 30] : extent(xs, false);
     this.y = extent(usable, !this.isLog);
     this.svg.replaceChildren(...this.axes(), ...this.lines.flatMap((line) => this.paths(line, weight)));
     const one = this.lines.length === 1 ? this.lines[0].run.series[this.key] : null;
-    const best = one?.direction ? `, best ${figure(one.best)}` : "";
-    this.value.textContent = one ? `${figure(one.last)}${best}` : `${this.lines.length} runs`;
-    const ends = this.lines.length ? `from step ${this.x[0]} to ${this.x[1]}, between ${figure(this.y[0])} and ${figure(this.y[1])}` : "empty";
-    this.svg.setAttribute("aria-label", `${this.title}, ${ends}. Arrow keys read single steps.`);
+    const best = one?.direction ? `, best ${worded(this.key, one.best)}` : "";
+    this.value.textContent = one ? `${worded(this.key, one.last)}${best}` : `${this.lines.length} ${this.words}`;
+    const ends = this.lines.length ? `from ${this.where(this.x[0])} to ${this.isTime ? this.where(this.x[1]) : this.x[1]}, between ${worded(this.key, this.y[0])} and ${worded(this.key, this.y[1])}` : "empty";
+    this.svg.setAttribute("aria-label", `${this.title}, ${ends}. Arrow keys read single ${this.isTime ? "points" : "steps"}.`);
     if (this.at !== undefined && this.at !== null) this.mark(this.at);
   }
 
@@ -249,15 +269,18 @@ class Chart {
     const made = [];
     const tens = this.isLog ? powers(...this.y) : [];
     const marks = tens.length > 2 ? tens : ticks(...this.y);
-    const words = tens.length > 2 ? marks.map(figure) : labels(marks);
+    const [factor] = UNITS[this.key] ?? [1];
+    const shown = marks.map((v) => v * factor);
+    const words = tens.length > 2 ? shown.map(figure) : labels(shown);
     for (const [i, value] of marks.entries()) {
       const y = this.py(value);
       made.push(element("line", { class: "grid-line", x1: LEFT, x2: this.width - RIGHT, y1: y, y2: y }));
       made.push(element("text", { class: "tick-text", x: LEFT - 6, y: y + 4, "text-anchor": "end" }, words[i]));
     }
-    for (const value of ticks(...this.x, this.width < 360 ? 3 : 5)) {
+    for (const value of (this.isTime ? times : ticks)(...this.x, this.width < 360 ? 3 : 5)) {
       if (!Number.isInteger(value)) continue;
-      made.push(element("text", { class: "tick-text", x: this.px(value), y: H - 6, "text-anchor": "middle" }, value.toLocaleString("en")));
+      const text = this.isTime ? clock(value, { hour: "2-digit", minute: "2-digit", second: value % 60 ? "2-digit" : undefined }) : value.toLocaleString("en");
+      made.push(element("text", { class: "tick-text", x: this.px(value), y: H - 6, "text-anchor": "middle" }, text));
     }
     return made;
   }
@@ -268,6 +291,11 @@ class Chart {
     const path = (values) => values.map((v, i) => (this.isLog && v <= 0 ? "" : `${i ? "L" : "M"}${this.px(line.x[i])} ${this.py(v)}`)).join("").replace(/^L/, "M");
     const raw = weight ? [element("path", { class: `curve raw ${kind}`, d: path(line.raw) })] : [];
     return [...raw, element("path", { class: `curve ${kind}`, d: path(line.y) })];
+  }
+
+  where(x, grouped) {
+    if (this.isTime) return clock(x);
+    return `step ${grouped ? x.toLocaleString("en") : x}`;
   }
 
   px(x) {
@@ -306,12 +334,12 @@ class Chart {
     const near = this.lines.map((line) => ({ line, i: nearest(line.x, at) }));
     const step = near[0].line.x[near[0].i];
     group.append(element("line", { class: "cross", x1: this.px(step), x2: this.px(step), y1: TOP, y2: H - BOTTOM }));
-    this.readout.append(html("span", {}, `step ${step.toLocaleString("en")}`));
+    this.readout.append(html("span", {}, this.where(step, true)));
     for (const { line, i } of near.slice(0, 20)) {
       const kind = `c${line.colour % 16}`;
       if (!this.isLog || line.y[i] > 0) group.append(element("circle", { class: `spot ${kind}`, cx: this.px(line.x[i]), cy: this.py(line.y[i]), r: 3.5 }));
       const name = this.lines.length > 1 ? `${line.run.label}: ` : "";
-      this.readout.append(html("span", { class: kind }, html("i"), name + figure(line.raw[i])));
+      this.readout.append(html("span", { class: kind }, html("i"), name + worded(this.key, line.raw[i])));
     }
     this.svg.append(group);
   }
@@ -320,7 +348,7 @@ class Chart {
 function extent(values, padded) {
   let low = Infinity, high = -Infinity;
   for (const v of values) { if (v < low) low = v; if (v > high) high = v; }
-  if (low > high) return [0, 1];
+  if (low > high || (low === 0 && high === 0)) return [0, 1];
   if (low === high) { const by = Math.abs(low) * 0.1 || 1; return [low - (low > 0 && by >= low ? low / 2 : by), high + by]; }
   const pad = padded ? (high - low) * 0.04 : 0;
   return [low - pad, high + pad];

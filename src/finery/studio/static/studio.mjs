@@ -56,6 +56,20 @@ document.addEventListener("htmx:afterRequest", (event) => {
 });
 document.addEventListener("htmx:afterSwap", tick);
 
+// A part that is shown anew keeps the keyboard's place in it.
+const nameOf = (one) => one.id || one.getAttribute("href") || one.textContent;
+let kept = null;
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const at = document.activeElement;
+  const place = event.detail.target;
+  kept = place.id && place !== at && place.contains(at) ? { place: place.id, name: nameOf(at) } : null;
+});
+document.addEventListener("htmx:afterSettle", () => {
+  const place = kept && document.activeElement === document.body && document.getElementById(kept.place);
+  if (place) [...place.querySelectorAll("a, button, summary, input")].find((one) => nameOf(one) === kept.name)?.focus({ preventScroll: true });
+  kept = null;
+});
+
 function said(text) {
   const line = document.createElement("p");
   line.className = "message even lost";
@@ -75,3 +89,5 @@ tick();
 setInterval(tick, 1000);
 if (document.querySelector("[data-curves]")) import("./charts.mjs").then((charts) => charts.begin());
 if (document.querySelector("[data-log]")) import("./log.mjs").then((log) => log.begin());
+if (document.querySelector("[data-traffic-mark]")) import("./traffic.mjs").then((traffic) => traffic.begin());
+if (document.querySelector("[data-chat]")) import("./chat.mjs").then((chat) => chat.begin());
