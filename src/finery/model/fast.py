@@ -5,10 +5,11 @@
 | LoRA layer in one pass | lora_linear.py | PEFT's two branches |
 | RMSNorm | fused_norm.py | six operations |
 | SwiGLU | fused_mlp.py | silu and product, both kept |
+| frozen base in float8 (`quantization: fp8`) | fp8_linear.py | 16-bit products |
 
 The last two are put in only where they give what the module gives on a probe, the first only
-into plain linear layers; a family that computes something else keeps its own form. Attention and
-the output layer are chosen elsewhere (attention.py, loss.py).
+into plain linear layers; a family that computes something else keeps its own form. Attention, the
+output layer and float8 are chosen elsewhere (attention.py, loss.py, the recipe).
 """
 
 from __future__ import annotations
