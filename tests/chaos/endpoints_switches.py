@@ -220,8 +220,7 @@ def shares(there: World, *, full: bool) -> Report:
         run("endpoint", "traffic", name, "blue=90", "green=10", "--mirror", "shadow=50")
         with Load(there.ask(name, max_tokens=40), rate=500, most=count, at_once=32) as load:
             load.join()
-        until(lambda: _mirrored(there, name) > 0, "a copy in the log")
-        copies = _mirrored(there, name)
+        copies = _settled(lambda: _mirrored(there, name))
     report.faults += load.faults()
     share = 100 * load.deployments["green"] / count
     off = _off(10, count)
@@ -247,8 +246,18 @@ def _off(percent: float, count: int) -> float:
     return SIGMAS * 100 * math.sqrt(part * (1 - part) / count)
 
 
+def _settled(number: Callable[[], int]) -> int:
+    """What a number is once it has grown and then stood still: logs are written a little later."""
+    seen = [0, 0]
+    while not (seen[-1] and seen[-1] == seen[-2]):
+        until(lambda: number() > 0, "a line in the log")
+        time.sleep(1.5)
+        seen.append(number())
+    return seen[-1]
+
+
 def _mirrored(there: World, name: str) -> int:
-    """Copies that the endpoint's log tells of; those for which no place was free are not there."""
+    """Copies that the endpoint's log tells of, those included for which no place was free."""
     path = there.service.folder / "logs" / "endpoints" / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.is_file() else []
     return sum('"mirrored": true' in line or '"mirrored":true' in line for line in lines)

@@ -75,7 +75,8 @@ def test_up_answers_and_down_ends_it(home: Path) -> None:
     assert healthy(running.http_url)
     again, text = finery("up", home=home)
     assert (again, f"process {running.pid}" in text) == (0, True)
-    assert finery("down", home=home) == (0, f"Stopped (process {running.pid}).\n")
+    said = f"Stopped (process {running.pid}). `finery up` starts it again.\n"
+    assert finery("down", home=home) == (0, said)
     assert running_service(home / "service") is None
     assert finery("down", home=home) == (0, "No service runs.\n")
 

@@ -55,7 +55,7 @@ def test_something_refused_ends_with_status_1(tmp_path: Path) -> None:
 
 
 def raising(error: BaseException) -> object:
-    def command() -> None:
+    def command(obj: object = None) -> None:
         raise error
 
     return command

@@ -38,7 +38,8 @@ def test_the_pipeline_has_the_69_inputs_of_azure_and_then_our_own() -> None:
 
 
 def test_every_input_of_the_recipe_is_an_input_of_the_pipeline_but_those_of_a_local_run() -> None:
-    local = {"model", "output_dir", "overwrite_output", "package_mlflow", "device", "num_processes"}
+    local = {"model", "output_dir", "overwrite_output", "package_mlflow", "device"}
+    local |= {"num_processes", "auto"}
     assert set(SETTINGS) - set(SPECS[PIPELINE]["inputs"]) == local
 
 

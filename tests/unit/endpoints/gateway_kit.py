@@ -248,7 +248,8 @@ class World:
         """The log of the endpoint's requests."""
         self.gateway.log.flush()
         path = self.gateway.log.folder / "chat.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        text = path.read_text() if path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines()]
 
 
 @contextlib.asynccontextmanager
