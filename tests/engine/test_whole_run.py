@@ -105,7 +105,7 @@ def test_the_result_folder_holds_everything_it_promises(finished: Path) -> None:
     }
     present = {path.name for path in finished.iterdir()}
     assert expected <= present
-    assert present - expected == {"run.json", "training.json", ".lock"}
+    assert present - expected == {"run.json", "training.json", "usage.json", ".lock"}
     assert not list(finished.rglob(".tmp-*"))
     for name in ("adapter", "model", "mlflow_model"):
         assert verify_folder(finished / name) == []

@@ -148,7 +148,8 @@ def test_keys_and_values_of_a_token_go_to_its_slot_and_position() -> None:
     index = write_index([(2, 5, 1), (0, 0, 2)], heads=4, capacity=8)
     values = torch.arange(1.0, 13.0)[:, None].expand(12, 2)
     layer.view(-1, 2).index_copy_(0, index, values)
-    assert layer[2, :, 5, 0].tolist() == [1, 2, 3, 4]
-    assert layer[0, :, 0, 0].tolist() == [5, 6, 7, 8]
-    assert layer[0, :, 1, 1].tolist() == [9, 10, 11, 12]
+    # every key head lies beside its value head
+    assert layer[2, :, 5, 0].tolist() == [1, 3, 2, 4]
+    assert layer[0, :, 0, 0].tolist() == [5, 7, 6, 8]
+    assert layer[0, :, 1, 1].tolist() == [9, 11, 10, 12]
     assert layer.count_nonzero() == 24

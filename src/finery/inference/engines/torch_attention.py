@@ -90,7 +90,7 @@ def attend(
     """Write the new keys and values into `layer` and attend, (T, heads x head size).
 
     `qkv` is (T, heads + 2 kv heads, head size): queries, keys, values; `layer` is
-    (slots, 2 kv heads, capacity, head size).
+    (slots, 2 kv heads, capacity, head size), every key head beside its value head.
     """
     size = layer.shape[-1]
     new = qkv[:, heads:].reshape(-1, size).to(layer.dtype)
@@ -116,11 +116,11 @@ def _group(
         step.masks[key] = _group_mask(group, length, window, layer)
     mask = step.masks[key]
     if products:
-        return _products(queries, held[:, :kv], held[:, kv:], mask, scale).reshape(count, -1)
+        return _products(queries, held[:, ::2], held[:, 1::2], mask, scale).reshape(count, -1)
     out = F.scaled_dot_product_attention(
         queries,
-        held[:, :kv],
-        held[:, kv:],
+        held[:, ::2],
+        held[:, 1::2],
         attn_mask=None if mask is None else mask.expand(count, 1, queries.shape[2], -1),
         scale=scale,
     )
@@ -168,8 +168,8 @@ def _piece(
         step.masks[key] = _piece_mask(piece, window, layer)
     out = F.scaled_dot_product_attention(
         queries,
-        held[:, :kv],
-        held[:, kv:],
+        held[:, ::2],
+        held[:, 1::2],
         attn_mask=None if from_start else step.masks[key],
         is_causal=from_start,
         scale=scale,

@@ -171,8 +171,11 @@ def write_index(places: Sequence[tuple[int, int, int]], heads: int, capacity: in
     """Where the keys and values of packed tokens go in a layer seen as (all, head size).
 
     `places` are (slot, first position, count) in packed order; `heads` counts keys and values.
+    They come as all keys, then all values; in a slot every key head lies beside its value head, so
+    that the keys of several rows are one batch of matrices with one stride, and are never copied.
     """
+    order = np.arange(heads).reshape(-1, 2).T.reshape(-1)  # 0, 2, 4 ... for keys, then 1, 3, 5 ...
     slots = np.concatenate([np.full(count, slot) for slot, _, count in places])
     positions = np.concatenate([np.arange(start, start + count) for _, start, count in places])
-    rows = (slots[:, None] * heads + np.arange(heads)) * capacity + positions[:, None]
+    rows = (slots[:, None] * heads + order) * capacity + positions[:, None]
     return torch.from_numpy(rows.reshape(-1))

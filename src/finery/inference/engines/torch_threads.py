@@ -44,7 +44,8 @@ class Pace:
     """The number of threads that decodes fastest at the moment, one of `counts`.
 
     Every now and then some steps are made with another count and compared with as many before
-    them, of as many rows. A trial ends as soon as it is lost, so that it costs next to nothing.
+    them, of as many rows. A trial ends as soon as it is lost: with steps that take twice as long
+    that is after the first.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Pace:
             self._usual.append(seconds)
             return
         self._trial.append(seconds)
-        won = sum(self._trial) < GAIN * sum(self._usual)
+        # one step more than were made: the first after a change of threads may be a slow one
+        made = min(STEPS, len(self._trial) + 1)
+        won = sum(self._trial) < GAIN * made * sum(self._usual) / len(self._usual)
         if won and len(self._trial) < STEPS:
             return
         if won:
