@@ -77,7 +77,8 @@ def work(job: TrainJob, how: str) -> subprocess.CompletedProcess[str]:
     worker = str(Path(__file__).with_name("memory_worker.py"))
     return subprocess.run(
         [sys.executable, worker, str(job.run / "job.json"), how],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # As many threads as here: sums of another split are other sums.
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
         timeout=600,
