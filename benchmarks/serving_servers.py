@@ -80,6 +80,9 @@ def started(stack: contextlib.ExitStack, asked: argparse.Namespace) -> Iterator[
         if folder.is_dir() and not (home() / folder.name).exists():
             (home() / folder.name).symlink_to(folder)
     for engine in asked.engines:
+        # replicas outlive their service: they end with their endpoint
+        end = [FINERY, "endpoint", "delete", f"bench-{engine}"]
+        stack.callback(subprocess.run, end, check=True, stdout=2)
         yield from deployed(asked.model, engine, asked.env)
     if asked.transformers:
         yield stack.enter_context(transformers_serve(asked.model))
