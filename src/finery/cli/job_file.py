@@ -13,21 +13,15 @@ from typing import Any
 
 import yaml
 
+from finery.azureml.pipeline_body import pipeline_body
 from finery.cli.client import REGISTRY, Service
 from finery.cli.job_files import upload
 from finery.cli.tables import say
+from finery.components.spec import PIPELINE
 from finery.errors import Fault, InputError, os_reason
 from finery.recipe.inputs import SETTINGS, nearest_input
 from finery.recipe.resolve import Resolved, resolve
 
-PIPELINE = "chat_completion_pipeline"
-EXPERIMENT = "finetune"
-# What the job's outputs are called, and the component's outputs that they are.
-OUTPUTS = {
-    "trained_model": ("mlflow_model_folder", "mlflow_model"),
-    "pytorch_model": ("pytorch_model_folder", "uri_folder"),
-    "evaluation": ("evaluation_result", "uri_folder"),
-}
 # A job's outputs lie in the workspace, so these say nothing there.
 OF_A_FOLDER = ("output_dir", "overwrite_output")
 COMPUTES = ("compute_model_import", "compute_preprocess", "compute_finetune")
@@ -81,25 +75,7 @@ def recipe_body(service: Service, file: Path, read: Resolved, compute: str) -> d
     if foreign:
         raise InputError(foreign, subject=file.name)
     inputs = {name: _input(service, known[name]["type"], one) for name, one in values.items()}
-    node = {
-        "name": PIPELINE,
-        "type": "pipeline",
-        "componentId": component["id"],
-        "inputs": inputs,
-        "outputs": {
-            inner: {"type": "literal", "value": f"${{{{parent.outputs.{outer}}}}}"}
-            for outer, (inner, _) in OUTPUTS.items()
-        },
-    }
-    return {
-        "jobType": "Pipeline",
-        "displayName": file.stem,
-        "experimentName": EXPERIMENT,
-        "inputs": {},
-        "outputs": {outer: {"jobOutputType": kind} for outer, (_, kind) in OUTPUTS.items()},
-        "settings": {"force_rerun": False, "continue_on_step_failure": False},
-        "jobs": {PIPELINE: node},
-    }
+    return pipeline_body(file.stem, component["id"], inputs)
 
 
 def newest(service: Service, kind: str, name: str, registry: str = REGISTRY) -> dict[str, Any]:

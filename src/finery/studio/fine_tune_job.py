@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finery.azureml.job_bodies import job_spec
+from finery.azureml.pipeline_body import pipeline_body
 from finery.components.spec import PIPELINE
 from finery.errors import Fault, FineryError, InputError
 from finery.jobs import service
@@ -23,13 +24,6 @@ from finery.workspace import references
 from finery.workspace.flavors import MLMODEL
 from finery.workspace.place import Workspace
 
-EXPERIMENT = "finetune"  # as `finery job create` calls it
-# What the job's outputs are called, and the component's outputs that they are.
-OUTPUTS = {
-    "trained_model": ("mlflow_model_folder", "mlflow_model"),
-    "pytorch_model": ("pytorch_model_folder", "uri_folder"),
-    "evaluation": ("evaluation_result", "uri_folder"),
-}
 _BUILT_IN = "finery:"
 _MLTABLE = "MLTable"
 
@@ -140,25 +134,7 @@ def body(workspace: Workspace, asked: Wanted) -> dict[str, Any]:
         name: {"job_input_type": "literal", "value": text_of(value)}
         for name, value in asked.settings.items()
     }
-    node = {
-        "name": PIPELINE,
-        "type": "pipeline",
-        "componentId": component(workspace),
-        "inputs": inputs,
-        "outputs": {
-            inner: {"type": "literal", "value": f"${{{{parent.outputs.{outer}}}}}"}
-            for outer, (inner, _) in OUTPUTS.items()
-        },
-    }
-    return {
-        "jobType": "Pipeline",
-        "displayName": asked.name,
-        "experimentName": EXPERIMENT,
-        "inputs": {},
-        "outputs": {outer: {"jobOutputType": kind} for outer, (_, kind) in OUTPUTS.items()},
-        "settings": {"force_rerun": False, "continue_on_step_failure": False},
-        "jobs": {PIPELINE: node},
-    }
+    return pipeline_body(asked.name, component(workspace), inputs)
 
 
 def component(workspace: Workspace) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
+from finery.azureml.pipeline_body import EXPERIMENT, OUTPUTS
 from finery.components.spec import PIPELINE
 from finery.recipe.inputs import SETTINGS
 from finery.recipe.parse import Value
-from finery.studio.fine_tune_job import EXPERIMENT, OUTPUTS, Wanted, component
+from finery.studio.fine_tune_job import Wanted, component
 from finery.workspace.place import Workspace
 
 SCHEMA = "https://azuremlschemas.azureedge.net/latest/pipelineJob.schema.json"
